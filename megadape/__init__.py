@@ -1,0 +1,2 @@
+"""megadape: GPTs with data-adaptive positional encoding."""
+

@@ -1,0 +1,5 @@
+"""``python -m megadape``."""
+
+from megadape.cli import main
+
+main()

@@ -1,0 +1,22 @@
+"""Attention with position biases and DAPE's mixing of heads."""
+
+from megadape.attention.dispatch import BACKENDS, choose, dape_attention
+from megadape.attention.mixer import VARIANTS, DapeMixer, DapeSettings, MixerSettings, NoMixer
+from megadape.attention.reference import Logits, explain
+from megadape.attention.request import Backend, Request, make_request
+
+__all__ = [
+    "BACKENDS",
+    "VARIANTS",
+    "Backend",
+    "DapeMixer",
+    "DapeSettings",
+    "Logits",
+    "MixerSettings",
+    "NoMixer",
+    "Request",
+    "choose",
+    "dape_attention",
+    "explain",
+    "make_request",
+]

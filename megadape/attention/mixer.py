@@ -1,0 +1,183 @@
+"""DAPE: a small MLP across heads that corrects attention scores (arXiv 2405.14722, eqs. 2 and 3).
+
+Over scores S and position bias B, at every pair (query, key) on its own::
+
+    A = S + B + f([S ; B]),    f(x) = W2 LeakyReLU(W1 x + b1) + b2
+
+[S ; B] are the 2h numbers that the h heads have at that pair. The variants differ in what f reads and in what is added
+to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from megadape.errors import AttentionError, ConfigurationError
+from megadape.parameters import DeclaredModule, fan_in_uniform
+from megadape.positions import Heads
+from megadape.settings import Settings
+
+NEGATIVE_SLOPE = 0.01
+"""Of the LeakyReLU."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One form of the equation, over an encoding that gives a bias."""
+
+    inputs: Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+    """(S, B) -> what f reads; one block of h columns of W1 for each."""
+
+    blocks: int
+    """How many blocks that is."""
+
+    adds_bias: bool = True
+    """Whether B is added beside S and f."""
+
+    reads_scores: bool = True
+    """Whether f reads S; without a bias nothing would be left for it otherwise."""
+
+
+VARIANTS: dict[str, Variant] = {
+    "concat_residual": Variant(lambda scores, bias: (scores, bias), blocks=2),
+    "concat": Variant(lambda scores, bias: (scores, bias), blocks=2, adds_bias=False),
+    "add_residual": Variant(lambda scores, bias: (scores + bias,), blocks=1),
+    "bias_only": Variant(lambda scores, bias: (bias,), blocks=1, reads_scores=False),
+}
+"""S+B+f([S;B]) (eq. 3), S+f([S;B]) (eq. 2), S+B+f(S+B), and the data-independent S+B+f(B)."""
+
+
+class DapeMixer(DeclaredModule):
+    """The MLP across heads, and the equation around it.
+
+    Parameters ``w1`` [D, 2h] (columns of the scores first, then those of the bias; [D, h] where f reads h numbers),
+    ``b1`` [D], ``w2`` [h, D], ``b2`` [h]. They are replicated over tensor-parallel ranks: f needs every head.
+
+    Args:
+        num_heads: h, all heads of the model.
+        hidden: D.
+        variant: one of ``VARIANTS``.
+        with_bias: whether the position encoding gives a bias; without one B = 0 and f reads the scores alone.
+
+    Raises:
+        ConfigurationError: the variant is unknown, reads a bias that is not there, or a size is below 1.
+    """
+
+    def __init__(
+        self, num_heads: int, hidden: int = 32, variant: str = "concat_residual", *, with_bias: bool = True
+    ) -> None:
+        super().__init__()
+        _check_options(num_heads, hidden, variant, with_bias)
+        self.num_heads, self.hidden, self.variant, self.with_bias = num_heads, hidden, variant, with_bias
+        columns = num_heads * (VARIANTS[variant].blocks if with_bias else 1)
+        self.w1 = self.declare("w1", (hidden, columns), fan_in_uniform(columns))
+        self.b1 = self.declare("b1", (hidden,), fan_in_uniform(columns), decay=False)
+        self.w2 = self.declare("w2", (num_heads, hidden), fan_in_uniform(hidden))
+        self.b2 = self.declare("b2", (num_heads,), fan_in_uniform(hidden), decay=False)
+
+    def forward(self, scores: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The equation, before any mask.
+
+        Args:
+            scores: [b, h, q, k], already scaled.
+            bias: [h, q, k] or [b, h, q, k]; None exactly when the mixer was built ``with_bias=False``.
+
+        Returns:
+            Logits [b, h, q, k], in the widest dtype of scores, bias and parameters.
+
+        Raises:
+            AttentionError: shapes do not fit, or the bias is missing or unexpected.
+        """
+        correction = self.correction(scores, bias)
+        if bias is None or not VARIANTS[self.variant].adds_bias:
+            return scores + correction
+        return scores + bias + correction
+
+    def correction(self, scores: Tensor, bias: Tensor | None = None) -> Tensor:
+        """f alone, of what the variant reads: arguments and result as in ``forward``."""
+        self._check(scores, bias)
+        dtype = torch.promote_types(scores.dtype, self.w1.dtype)
+        if bias is None:
+            parts: tuple[Tensor, ...] = (scores.to(dtype),)
+        else:
+            dtype = torch.promote_types(dtype, bias.dtype)
+            parts = VARIANTS[self.variant].inputs(scores.to(dtype), bias.to(dtype))
+        hidden = self.b1.to(dtype)[:, None, None]
+        # last block first: a bias without a batch axis stays without one until the scores come in
+        for weights, part in reversed(list(zip(self.w1.to(dtype).split(self.num_heads, dim=1), parts, strict=True))):
+            hidden = mix(weights, part) + hidden
+        hidden = functional.leaky_relu(hidden, NEGATIVE_SLOPE)
+        return (mix(self.w2.to(dtype), hidden) + self.b2.to(dtype)[:, None, None]).expand(scores.shape)
+
+    def _check(self, scores: Tensor, bias: Tensor | None) -> None:
+        if scores.dim() != 4 or scores.shape[1] != self.num_heads:
+            raise AttentionError(f"a mixer of {self.num_heads} heads cannot read scores of shape {list(scores.shape)}")
+        self.check_bias(bias is not None)
+        if bias is not None and bias.shape not in (scores.shape, scores.shape[1:]):
+            raise AttentionError(
+                f"bias {list(bias.shape)} fits scores {list(scores.shape)} neither with nor without batch"
+            )
+
+    def check_bias(self, given: bool) -> None:
+        """Raise ``AttentionError`` unless a bias is given exactly when the mixer reads one."""
+        if self.with_bias and not given:
+            raise AttentionError("the mixer reads a position bias, but none is given: build it with with_bias=False")
+        if given and not self.with_bias:
+            raise AttentionError("the mixer was built with with_bias=False, but a position bias is given")
+
+
+def _check_options(num_heads: int, hidden: int, variant: str, with_bias: bool) -> None:
+    if variant not in VARIANTS:
+        raise ConfigurationError(f"unknown mixer variant {variant!r}; known: {', '.join(VARIANTS)}")
+    if num_heads < 1 or hidden < 1:
+        raise ConfigurationError(f"a mixer needs num_heads and hidden of at least 1, not {num_heads} and {hidden}")
+    if not with_bias and not VARIANTS[variant].reads_scores:
+        raise ConfigurationError(
+            f"mixer variant {variant!r} reads nothing but the position bias, and this encoding gives none: choose "
+            "another variant, or an encoding that adds to scores"
+        )
+
+
+def mix(weights: Tensor, x: Tensor) -> Tensor:
+    """A linear map across heads at every pair: [m, n], [..., n, q, k] -> [..., m, q, k]."""
+    batch = x.shape[:-3]
+    # expanded by hand: matmul would transpose x to fold the batch into its rows
+    flat = weights.expand(*batch, *weights.shape) @ x.flatten(-2)
+    return flat.view(*batch, weights.shape[0], *x.shape[-2:])
+
+
+class NoMixer(Settings):
+    """Scores are used as they are."""
+
+    kind: Literal["none"] = "none"
+
+    def build(self, heads: Heads, *, with_bias: bool) -> None:
+        """Nothing to build."""
+        return
+
+
+class DapeSettings(Settings):
+    """DAPE over the position encoding beside it."""
+
+    kind: Literal["dape"] = "dape"
+
+    hidden: int = Field(default=32, ge=1)
+    """Width D of the MLP; 32 for language models, 64 for the Chomsky tasks (paper)."""
+
+    variant: Literal["concat_residual", "concat", "add_residual", "bias_only"] = "concat_residual"
+    """What the MLP reads and what is added to it; the paper's method is concat_residual."""
+
+    def build(self, heads: Heads, *, with_bias: bool) -> DapeMixer:
+        """Build the mixer of one layer; ``ConfigurationError`` where the variant needs a bias and there is none."""
+        return DapeMixer(heads.total, self.hidden, self.variant, with_bias=with_bias)
+
+
+MixerSettings = Annotated[NoMixer | DapeSettings, Field(discriminator="kind")]
+"""Settings of any mixer, told apart by ``kind``."""

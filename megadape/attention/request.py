@@ -1,0 +1,185 @@
+"""What is asked of an attention backend, and what a backend must be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import sqrt
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from megadape.attention.mixer import DapeMixer
+from megadape.errors import AttentionError
+from megadape.positions import ContextualBias, ScoreBias
+
+Bias = ScoreBias | ContextualBias | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One attention call, checked and complete: everything that a backend may ask."""
+
+    q: Tensor
+    """[b, h, q, d]."""
+
+    k: Tensor
+    """[b, h, k, d]."""
+
+    v: Tensor
+    """[b, h, k, d']."""
+
+    bias: Bias | None
+    """A position encoding, or a tensor [h, q, k]."""
+
+    mixer: DapeMixer | None
+    causal: bool
+    scale: float
+    dropout: float
+
+    query_positions: Tensor
+    """[q] integers."""
+
+    key_positions: Tensor
+    """[k] integers."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.q.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of queries, keys and values."""
+        return self.q.dtype
+
+    @property
+    def score_dtype(self) -> torch.dtype:
+        """What scores and softmax are computed in: float32 at least."""
+        return torch.promote_types(self.q.dtype, torch.float32)
+
+    @cached_property
+    def needs_grad(self) -> bool:
+        """Whether anything that goes into the result wants a gradient."""
+        if not torch.is_grad_enabled():
+            return False
+        modules = [part for part in (self.bias, self.mixer) if isinstance(part, torch.nn.Module)]
+        tensors = [self.q, self.k, self.v, *(p for module in modules for p in module.parameters())]
+        if isinstance(self.bias, Tensor):
+            tensors.append(self.bias)
+        return any(tensor.requires_grad for tensor in tensors)
+
+    @cached_property
+    def triangular(self) -> bool:
+        """Whether, where causal, the last query sees all keys and each one before it one key less."""
+        queries, keys = len(self.query_positions), len(self.key_positions)
+        if not 0 < queries <= keys or not torch.equal(self.query_positions, self.key_positions[keys - queries :]):
+            return False
+        return _rising(self.key_positions)
+
+    def visible(self) -> Tensor | None:
+        """Which keys each query may see: [q, k] booleans; None where it is all of them."""
+        return self.query_positions[:, None] >= self.key_positions[None, :] if self.causal else None
+
+
+class Backend(Protocol):
+    """A way to compute attention."""
+
+    @property
+    def name(self) -> str:
+        """What users call it."""
+
+    def refuses(self, request: Request) -> str | None:
+        """Why it cannot do what is asked, as the end of "it ..."; None if it can."""
+
+    def __call__(self, request: Request) -> Tensor:
+        """[b, h, q, d'], of the dtype of v."""
+
+
+def make_request(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    bias: Bias | None = None,
+    mixer: DapeMixer | None = None,
+    causal: bool = True,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    query_positions: Tensor | None = None,
+    key_positions: Tensor | None = None,
+) -> Request:
+    """Check a call and fill in its defaults; arguments and errors as in ``dape_attention``."""
+    _check_tensors(q, k, v)
+    if not 0 <= dropout < 1:
+        raise AttentionError(f"dropout must be at least 0 and below 1, but is {dropout}")
+    _check_mixer(q, mixer, bias)
+    _check_bias(q, k, bias, causal)
+    at_keys = _read_positions("key_positions", key_positions, k)
+    if isinstance(bias, ContextualBias) and not _rising(at_keys):
+        raise AttentionError(f"key_positions must increase where {type(bias).__name__} counts along the keys")
+    at_queries = at_keys[max(0, k.shape[2] - q.shape[2]) :] if query_positions is None else query_positions
+    if query_positions is None and q.shape[2] > k.shape[2]:
+        if causal or isinstance(bias, ScoreBias | ContextualBias):
+            raise AttentionError(f"{q.shape[2]} queries cannot be the last of {k.shape[2]} keys: give query_positions")
+        at_queries = torch.arange(q.shape[2], device=q.device)  # nothing reads them
+    at_queries = _read_positions("query_positions", at_queries, q)
+    scale = 1 / sqrt(q.shape[3]) if scale is None else scale
+    return Request(q, k, v, bias, mixer, causal, scale, dropout, at_queries, at_keys)
+
+
+def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
+    shapes = f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}"
+    if not q.dim() == k.dim() == v.dim() == 4:
+        raise AttentionError(f"q, k and v must be [batch, heads, sequence, head_dim], but are {shapes}")
+    if q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3] or k.shape[:3] != v.shape[:3]:
+        raise AttentionError(f"q, k, v must agree in batch, heads and head_dim, and k, v in length, but are {shapes}")
+    if q.shape[3] == 0:
+        raise AttentionError(f"head_dim must be at least 1, but the shapes are {shapes}")
+    if not q.dtype == k.dtype == v.dtype or not q.is_floating_point():
+        raise AttentionError(f"q, k and v must be of one floating-point dtype, but are {q.dtype}, {k.dtype}, {v.dtype}")
+    if not q.device == k.device == v.device:
+        raise AttentionError(f"q, k and v must be on one device, but are on {q.device}, {k.device}, {v.device}")
+
+
+def _check_mixer(q: Tensor, mixer: DapeMixer | None, bias: Bias | None) -> None:
+    if mixer is None:
+        return
+    if mixer.num_heads != q.shape[1]:
+        raise AttentionError(f"the mixer is built for {mixer.num_heads} heads, but q has {q.shape[1]}")
+    mixer.check_bias(bias is not None)
+
+
+def _check_bias(q: Tensor, k: Tensor, bias: Bias | None, causal: bool) -> None:
+    if isinstance(bias, Tensor):
+        wanted = [q.shape[1], q.shape[2], k.shape[2]]
+        if list(bias.shape) != wanted or not bias.is_floating_point():
+            raise AttentionError(f"a bias tensor must be floating-point {wanted}, not {bias.dtype} {list(bias.shape)}")
+        return
+    if bias is None:
+        return
+    if not isinstance(bias, ScoreBias | ContextualBias):
+        raise AttentionError(f"bias must be a ScoreBias, a ContextualBias or a tensor, not {type(bias).__name__}")
+    geometry = bias.geometry
+    if geometry.heads.local != q.shape[1]:
+        raise AttentionError(f"the position encoding is built for {geometry.heads.local} heads, but q has {q.shape[1]}")
+    if geometry.causal != causal:
+        raise AttentionError(
+            f"the position encoding is built with causal={geometry.causal}, but attention is asked for causal={causal}"
+        )
+
+
+def _rising(positions: Tensor) -> bool:
+    return bool((positions.diff() > 0).all())
+
+
+def _read_positions(name: str, positions: Tensor | None, x: Tensor) -> Tensor:
+    if positions is None:
+        return torch.arange(x.shape[2], device=x.device)
+    integers = not (positions.is_floating_point() or positions.is_complex() or positions.dtype == torch.bool)
+    if positions.shape != x.shape[2:3] or not integers:
+        raise AttentionError(
+            f"{name} must be [{x.shape[2]}] integers, but is {positions.dtype} {list(positions.shape)}"
+        )
+    return positions.to(x.device, torch.int64)

@@ -1,0 +1,17 @@
+"""When to save and what to keep."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from megadape.settings import Settings
+
+
+class CheckpointSettings(Settings):
+    """Checkpoints of a run."""
+
+    save_every: int = Field(default=1000, ge=0)
+    """Steps between checkpoints; one is always written at the end; 0: at the end alone."""
+
+    keep: int = Field(default=2, ge=1)
+    """How many of the newest to keep."""

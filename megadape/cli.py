@@ -1,0 +1,227 @@
+"""The ``megadape`` command: no logic, and imports inside each command, so that --help is quick."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from megadape.errors import ConfigurationError, MegadapeError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="GPTs with data-adaptive positional encoding: preprocess, train, evaluate past the training length.",
+)
+
+
+class DefaultsToRun(TyperGroup):
+    """A group whose first word may be left out when it is ``run``: ``evaluate RUN`` is ``evaluate run RUN``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the word in where it was left out."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+config_app = typer.Typer(no_args_is_help=True, help="Look at settings before running them.")
+evaluate_app = typer.Typer(cls=DefaultsToRun, no_args_is_help=True, help="Evaluate a run past its training length.")
+app.add_typer(config_app, name="config")
+app.add_typer(evaluate_app, name="evaluate")
+
+Files = Annotated[list[Path], typer.Argument(help="Settings files; later ones are laid over earlier ones.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set one key, over the files; repeatable.")
+]
+RunDir = Annotated[Path, typer.Argument(help="Run folder, as made by megadape train.")]
+
+
+def main() -> None:
+    """Run a command; a user's mistake is one sentence and exit code 2, an interruption 130."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        app(standalone_mode=False)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        sys.stderr.write("interrupted: what was complete is kept, the same command goes on from there\n")
+        sys.exit(130)
+    except MegadapeError as error:
+        sys.stderr.write(f"megadape: {error}\n")
+        sys.exit(2)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo"),
+    text: Annotated[
+        Path | None, typer.Option(help="Your own text (file or folder); default: Python's standard library.")
+    ] = None,
+    tokenizer: Annotated[str, typer.Option(help="sentencepiece (trained on the text) or byte.")] = "sentencepiece",
+    seed: Annotated[int, typer.Option(help="Of initial values and data order.")] = 1234,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller and shorter: under 90 seconds.")] = False,
+) -> None:
+    """Preprocess real text, train four position encodings at length 128, evaluate them to 8192, draw the result.
+
+    Example: megadape demo --out demo
+    """
+    from megadape.console import open_console, progress_bars
+    from megadape.studies.demo import DemoOptions, run_demo
+
+    console = open_console()
+    with progress_bars(console) as bars:
+        report = run_demo(DemoOptions(out=out, text=text, tokenizer=tokenizer, seed=seed, quick=quick), bars)
+    console.print(report)
+
+
+@app.command()
+def preprocess(
+    inputs: Annotated[list[str], typer.Option("--input", help="Files, folders or globs; repeatable.")],
+    output_prefix: Annotated[Path, typer.Option("--output-prefix", help="PREFIX of PREFIX.bin, .idx and .json.")],
+    tokenizer_type: Annotated[str, typer.Option("--tokenizer-type", help="byte, sentencepiece, huggingface, gpt2.")],
+    tokenizer_model: Annotated[Path | None, typer.Option("--tokenizer-model", help="Model or tokenizer.json.")] = None,
+    vocab_file: Annotated[Path | None, typer.Option("--vocab-file", help="gpt2: vocab.json.")] = None,
+    merge_file: Annotated[Path | None, typer.Option("--merge-file", help="gpt2: merges.txt.")] = None,
+    json_key: Annotated[str, typer.Option("--json-key", help="Key of the text in JSON documents.")] = "text",
+    append_eod: Annotated[
+        bool, typer.Option("--append-eod/--no-append-eod", help="End every document with the end-of-document token.")
+    ] = True,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; the bytes are the same for any.")] = 1,
+) -> None:
+    """Turn text into a memory-mapped dataset.
+
+    Example: megadape preprocess --input corpus.jsonl.zst --output-prefix data/corpus --tokenizer-type byte --workers 8
+    """
+
+
+@app.command()
+def train(
+    files: Files,
+    overrides: Overrides = None,
+    stop_after_steps: Annotated[
+        int | None, typer.Option("--stop-after-steps", min=1, help="Stop, saved and resumable, after so many steps.")
+    ] = None,
+) -> None:
+    """Train, or go on training: the same command on the same run_dir resumes.
+
+    Example: megadape train configs/models/demo.yaml configs/positions/dape_kerple.yaml --set run_dir=runs/demo --set data.prefix=data/corpus
+    """
+    from megadape.config import dump_yaml, load
+    from megadape.console import TrainingReporter, open_console, progress_bars
+    from megadape.training.launch import train as train_run
+
+    settings = load(files, overrides or [])
+    console = open_console()
+    with progress_bars(console) as bars:
+        reporter = TrainingReporter(bars, console, settings.logging.every)
+        train_run(settings, dump_yaml(settings), reporter, stop_after_steps)
+
+
+@evaluate_app.command("run")
+def evaluate(
+    run_dir: RunDir,
+    lengths: Annotated[str | None, typer.Option(help="Comma-separated lengths; default: the run's settings.")] = None,
+    mode: Annotated[str | None, typer.Option(help="fixed_target, last_k or all.")] = None,
+    sequences: Annotated[int | None, typer.Option(min=1, help="At most how many sequences a length.")] = None,
+    last_k: Annotated[int | None, typer.Option(min=1, help="At most how many predictions a sequence count.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Another dataset's prefix; default: the run's own.")] = None,
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "valid",
+) -> None:
+    """Perplexity and bits per byte at many lengths: a table, a figure, JSON and CSV in RUN_DIR/evaluation.
+
+    Example: megadape evaluate runs/demo --lengths 128,256,512,1024,2048,4096,8192
+    """
+    from megadape.console import open_console, progress_bars
+    from megadape.studies.evaluate import EvaluationRequest, evaluate_and_write
+
+    request = EvaluationRequest(run_dir, split, data, lengths=lengths, mode=mode, sequences=sequences, last_k=last_k)
+    console = open_console()
+    with progress_bars(console) as bars:
+        table, written = evaluate_and_write(request, bars)
+    console.print(table)
+    console.print(f"written: {', '.join(str(path) for path in written)}", markup=False)
+
+
+@evaluate_app.command("heads")
+def evaluate_heads(
+    run_dir: RunDir,
+    layer: Annotated[int | None, typer.Option(min=0, help="Which layer, from 0; default: the middle one.")] = None,
+    query: Annotated[int | None, typer.Option(min=0, help="Which position attends; default: the last.")] = None,
+    length: Annotated[int, typer.Option(min=2, help="Tokens of text.")] = 1024,
+    data: Annotated[Path | None, typer.Option(help="Another dataset's prefix; default: the run's own.")] = None,
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "valid",
+) -> None:
+    """Draw score, static bias and DAPE correction against distance for every head of a layer.
+
+    Example: megadape evaluate heads runs/demo --layer 2 --length 2048
+    """
+    from megadape.console import open_console
+    from megadape.studies.evaluate import HeadsRequest, draw_run_heads
+
+    written = draw_run_heads(HeadsRequest(run_dir, split, data, layer=layer, query=query, length=length))
+    open_console().print(f"written: {', '.join(str(path) for path in written)}", markup=False)
+
+
+@config_app.command("show")
+def config_show(files: Files, overrides: Overrides = None) -> None:
+    """Print the resolved settings with the origin of each value.
+
+    Example: megadape config show configs/models/125M.yaml configs/positions/dape_kerple.yaml --set run_dir=runs/a
+    """
+    from megadape.config import load_with_origins, show
+
+    typer.echo(show(load_with_origins(files, overrides or [])))
+
+
+@config_app.command("validate")
+def config_validate(files: Files, overrides: Overrides = None) -> None:
+    """Say whether the settings are right, or list all mistakes.
+
+    Example: megadape config validate configs/models/125M.yaml --set run_dir=runs/a --set data.prefix=data/arxiv
+    """
+    from megadape.config import load
+
+    load(files, overrides or [])
+    typer.echo("the settings are valid")
+
+
+@config_app.command("diff")
+def config_diff(
+    first: Annotated[Path, typer.Argument(help="Settings file, or a run folder.")],
+    second: Annotated[Path, typer.Argument(help="Settings file, or a run folder.")],
+    overrides: Overrides = None,
+) -> None:
+    """List the settings in which two files or runs differ.
+
+    Example: megadape config diff runs/a runs/b
+    """
+    from megadape.config import diff, load, render_diff
+
+    one, other = (
+        load([path / "settings.yaml" if path.is_dir() else path], overrides or []) for path in (first, second)
+    )
+    typer.echo(render_diff(diff(one, other), str(first), str(second)))
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON Schema of the settings, for editors.
+
+    Example: megadape config schema > megadape.schema.json
+    """
+    import json
+
+    from megadape.config import schema
+
+    typer.echo(json.dumps(schema(), indent=2))

@@ -1,0 +1,122 @@
+"""What the person who typed the command sees: live bars in a terminal, plain lines in a log file."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+PLAIN_INTERVAL = 10.0
+"""Seconds between lines about the same long work in a log file."""
+
+
+def open_console() -> Console:
+    """Standard output; colours and bars only in a terminal, and not where NO_COLOR asks for plain lines."""
+    plain = "NO_COLOR" in os.environ or "SLURM_PROCID" in os.environ
+    return Console(highlight=False, force_terminal=False if plain else None, soft_wrap=True)
+
+
+class Bars:
+    """Progress of named pieces of work, in units that the caller chooses."""
+
+    def __init__(self, console: Console, bars: Progress | None) -> None:
+        self._console = console
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+        self._spoken: dict[str, float] = {}
+
+    def update(self, name: str, done: float, total: float, note: str = "") -> None:
+        """How much of a piece of work is done, and a few words on it."""
+        if self._bars is None:
+            self._speak(name, done, total, note)
+            return
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name, total=total, note=note)
+        self._bars.update(self._tasks[name], completed=done, total=total, note=note)
+
+    def message(self, text: str) -> None:
+        """A sentence, above the bars."""
+        self._console.print(text, markup=False)
+
+    def _speak(self, name: str, done: float, total: float, note: str) -> None:
+        now = time.monotonic()
+        finished = done >= total
+        if not finished and now - self._spoken.get(name, 0.0) < PLAIN_INTERVAL:
+            return
+        if self._spoken.get(name) == float("inf"):
+            return
+        self._spoken[name] = float("inf") if finished else now
+        share = 100 * done / total if total else 100.0
+        self.message(f"{name}: {share:3.0f} %  {note}".rstrip())
+
+
+@contextmanager
+def progress_bars(console: Console) -> Iterator[Bars]:
+    """Bars for the length of a block."""
+    if not console.is_terminal:
+        yield Bars(console, None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, refresh_per_second=4) as bars:
+        yield Bars(console, bars)
+
+
+class TrainingReporter:
+    """Tells of a run's steps: a bar with the newest numbers in a terminal, every n-th step as a line elsewhere."""
+
+    def __init__(self, bars: Bars, console: Console, every: int) -> None:
+        self._bars, self._console, self._every = bars, console, every
+
+    def message(self, text: str) -> None:
+        """A sentence."""
+        self._bars.message(text)
+
+    def step(self, row: Mapping[str, Any], steps: int) -> None:
+        """The numbers of one step of so many."""
+        validation = row.get("validation_loss")
+        if self._console.is_terminal:
+            note = f"loss {row['loss']:.4f}  {row['tokens_per_second']:,.0f} tokens/s"
+            self._bars.update("training", row["step"], steps, note)
+        if validation is not None or (
+            not self._console.is_terminal and (row["step"] % self._every == 0 or row["step"] in (1, steps))
+        ):
+            self._bars.message(format_step(row, steps))
+
+
+def format_step(row: Mapping[str, Any], steps: int) -> str:
+    """One line on one step."""
+    parts = [
+        f"step {row['step']:>{len(str(steps))}}/{steps}",
+        f"loss {row['loss']:.4f}",
+        f"lr {row['learning_rate']:.2e}",
+        f"grad norm {row['grad_norm']:.3f}",
+        f"{row['tokens_per_second']:,.0f} tokens/s",
+        f"{row['model_flops_per_second'] / 1e9:,.1f} GFLOP/s",
+        f"{row['peak_memory_bytes'] / 2**20:,.0f} MiB",
+    ]
+    if row.get("validation_loss") is not None:
+        parts.append(f"validation loss {row['validation_loss']:.4f}")
+    return "  ".join(parts)
+
+
+def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table whose first column is text and whose others are numbers."""
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table

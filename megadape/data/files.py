@@ -1,0 +1,132 @@
+"""Files that appear whole or not at all.
+
+Everything that this room writes is first written under a temporary name in its own folder, flushed to the disk, and
+renamed when it is complete. A temporary name says which process of which host made it, so that what a killed process
+left is swept by the next one that writes the same file.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from glob import escape
+from pathlib import Path
+from typing import Self
+
+from megadape.errors import DataError
+
+PathLike = str | os.PathLike[str]
+
+
+@contextmanager
+def reporting(action: str, path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` of the block into a ``DataError`` that names the path and the reason."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot {action} {path}: {error.strerror or error}") from error
+
+
+def with_ending(prefix: PathLike, ending: str) -> Path:
+    """``PREFIX`` + ending; unlike ``Path.with_suffix`` it keeps dots in the prefix."""
+    path = Path(prefix)
+    if path.name in ("", ".."):
+        raise DataError(f"{str(prefix)!r} names no dataset: give a path whose last part is a name, such as data/corpus")
+    return path.with_name(path.name + ending)
+
+
+def flush_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class StagedFiles:
+    """Files written under temporary names and renamed together, in the order in which they were added.
+
+    ``commit`` first removes what stood under the final names, last file first: a reader never meets an old file beside
+    a new one.
+    """
+
+    def __init__(self) -> None:
+        self._temporary: dict[Path, Path] = {}
+
+    def add(self, final: Path) -> Path:
+        """The temporary name to write the file under; its folder is made, leftovers of dead processes are removed."""
+        with reporting("create the folder", final.parent):
+            final.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(final)
+        stem = _temporary_stem(final)
+        self._temporary[final] = final.with_name(f"{stem}{os.getpid()}-{secrets.token_hex(4)}")
+        return self._temporary[final]
+
+    def write(self, final: Path, content: bytes) -> None:
+        """Stage a small file with its whole content."""
+        temporary = self.add(final)
+        with reporting("write", final), temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def commit(self) -> None:
+        """Give every file its final name."""
+        for final in reversed(self._temporary):
+            with reporting("replace", final):
+                final.unlink(missing_ok=True)
+        for final, temporary in self._temporary.items():
+            with reporting("write", final):
+                temporary.replace(final)
+        for folder in {final.parent for final in self._temporary}:
+            with reporting("flush the folder", folder):
+                flush_folder(folder)
+        self._temporary.clear()
+
+    def discard(self) -> None:
+        """Remove what was staged and not committed."""
+        for temporary in self._temporary.values():
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        self._temporary.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it appears whole or not at all."""
+    with StagedFiles() as staged:
+        staged.write(path, content)
+        staged.commit()
+
+
+def _temporary_stem(final: Path) -> str:
+    return f".{final.name}.tmp-{socket.gethostname()}-"
+
+
+def _sweep(final: Path) -> None:
+    """Remove temporary files for the same name whose process, on this host, is gone."""
+    stem = _temporary_stem(final)
+    for leftover in final.parent.glob(f"{escape(stem)}*"):
+        pid = leftover.name.removeprefix(stem).split("-")[0]
+        if pid.isdecimal() and not _alive(int(pid)):
+            with suppress(OSError):
+                leftover.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # someone else's process
+        return True
+    return True

@@ -1,0 +1,42 @@
+"""From a run folder to a model that can be evaluated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from megadape.checkpoint import CheckpointStore
+from megadape.errors import CheckpointError
+from megadape.model import GPT, Architecture
+
+
+@dataclass(frozen=True)
+class RestoredModel:
+    """The newest checkpoint's model, in evaluation mode."""
+
+    model: GPT
+    step: int
+    path: Path
+
+
+def restore_model(run_dir: Path, device: torch.device) -> RestoredModel:
+    """Build the model of a run's newest valid checkpoint.
+
+    Raises:
+        CheckpointError: no such run, no checkpoint, or tensors that do not fit its architecture.
+    """
+    checkpoint = CheckpointStore(run_dir / "checkpoints").newest()
+    if checkpoint is None:
+        there = "has no valid checkpoint" if run_dir.is_dir() else "does not exist"
+        raise CheckpointError(f"run folder {run_dir} {there}: train it first, with megadape train")
+    architecture = Architecture.model_validate(checkpoint.state()["architecture"])
+    with torch.device("meta"):
+        model = GPT(architecture)
+    model.to_empty(device=device)
+    try:
+        model.load_state_dict(checkpoint.tensors("model"))
+    except RuntimeError as error:
+        raise CheckpointError(f"{checkpoint.path} does not fit its own architecture: {error}") from error
+    return RestoredModel(model.eval(), checkpoint.step, checkpoint.path)

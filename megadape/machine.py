@@ -1,0 +1,45 @@
+"""What this machine grants the process, and what is installed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from importlib import metadata
+from pathlib import Path
+
+CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use: its affinity, and the quota of its control group where there is one."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CGROUP_QUOTA.read_text().split()
+    except (OSError, ValueError):
+        return cpus
+    return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))
+
+
+def choose_threads(processes: int = 1) -> int:
+    """Threads for each of so many processes on this machine; OMP_NUM_THREADS wins where it is set."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) > 0 else max(1, available_cpus() // processes)
+
+
+def peak_resident_bytes() -> int:
+    """The most memory that this process ever had resident."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def versions() -> dict[str, str | None]:
+    """Versions that a result may depend on; None: not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in ("megadape", "torch", "deepspeed", "numpy", "sentencepiece", "tokenizers"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found

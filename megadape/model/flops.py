@@ -1,0 +1,37 @@
+"""Floating-point operations of a training step, counted from the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megadape.model.gpt import GPT
+
+
+@dataclass(frozen=True)
+class TokenFlops:
+    """Operations to train on one token (forward and backward), a multiply-add counted as two."""
+
+    plain: float
+    """Projections, MLPs, output layer, and attention's own score and value products below the diagonal."""
+
+    mixing: float
+    """The DAPE mixer's products, at every pair below the diagonal."""
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return self.plain + self.mixing
+
+
+def count_token_flops(model: GPT, length: int) -> TokenFlops:
+    """Operations a token when training at the given length.
+
+    Backward counts twice forward; recomputation is not counted. A query sees (length + 1) / 2 keys on average.
+    """
+    shape, keys = model.settings, (length + 1) / 2
+    head = model.embedding.weight.numel()
+    linear = shape.num_layers * (4 * shape.hidden_size**2 + 2 * shape.hidden_size * shape.ffn_size) + head
+    pairs = shape.num_layers * 2 * shape.hidden_size * keys
+    mixers = [block.attention.mixer for block in model.blocks]  # type: ignore[union-attr]
+    mixing = sum(mixer.w1.numel() + mixer.w2.numel() for mixer in mixers if mixer is not None) * keys
+    return TokenFlops(plain=6 * (linear + pairs), mixing=6 * mixing)

@@ -1,0 +1,78 @@
+"""What a GPT is made of."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from megadape.attention import MixerSettings
+from megadape.positions import PositionSettings
+from megadape.settings import Settings
+
+
+class ModelSettings(Settings):
+    """The transformer itself, without its position encoding and mixer."""
+
+    num_layers: int = Field(ge=1)
+    """Transformer blocks."""
+
+    hidden_size: int = Field(ge=1)
+    """Width of the residual stream."""
+
+    num_heads: int = Field(ge=1)
+    """Attention heads; must divide hidden_size."""
+
+    ffn_hidden_size: int | None = Field(default=None, ge=1)
+    """Width of the MLP; default 4 x hidden_size."""
+
+    vocab_size: int | None = Field(default=None, ge=1)
+    """Rows of the embedding; default: the dataset's vocabulary, rounded up to a multiple of 64."""
+
+    tied_embeddings: bool = False
+    """Whether the output layer is the embedding's transpose."""
+
+    norm_eps: float = Field(default=1e-5, gt=0)
+    """Epsilon of the layer norms."""
+
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the embeddings and on what each sub-layer adds."""
+
+    attention_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on attention probabilities."""
+
+    attention_backend: str = "auto"
+    """Attention core by name, or auto: the first that can do what is asked."""
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> ModelSettings:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size % num_heads must be 0, but {self.hidden_size} % {self.num_heads} = "
+                f"{self.hidden_size % self.num_heads}"
+            )
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def ffn_size(self) -> int:
+        """Width of the MLP, resolved."""
+        return self.ffn_hidden_size or 4 * self.hidden_size
+
+
+class Architecture(Settings):
+    """Everything that decides which function a GPT computes, given its parameters; kept in every checkpoint."""
+
+    model: ModelSettings
+    """The transformer."""
+
+    positions: PositionSettings
+    """Its position encoding."""
+
+    mixer: MixerSettings
+    """What corrects its attention scores, if anything."""
+
+    training_length: int = Field(ge=1)
+    """Length trained at: encodings that stretch or draw positions need it."""

@@ -1,0 +1,117 @@
+"""The parameter table: what every parameter of a model declares about itself.
+
+A module declares a parameter by its *full* shape, the function that draws its initial value, the axis along which tensor
+parallelism shards it, and whether weight decay applies. Initialisation, weight-decay groups, checkpoints and the memory plan read
+this one table. Initial values are drawn for the full tensor from (seed, parameter name) and then sliced, so that every layout
+starts from the same model and adding a layer changes no other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+Init = Callable[[tuple[int, ...], torch.Generator | None], Tensor]
+"""Draws a full tensor of the given shape."""
+
+
+def normal(std: float) -> Init:
+    """N(0, std^2)."""
+    return lambda shape, generator: torch.randn(shape, generator=generator) * std
+
+
+def uniform(low: float, high: float) -> Init:
+    """U[low, high)."""
+    return lambda shape, generator: torch.rand(shape, generator=generator) * (high - low) + low
+
+
+def fan_in_uniform(fan_in: int) -> Init:
+    """U(+-1/sqrt(fan_in)): what ``nn.Linear`` draws for weights and biases by default."""
+    return uniform(-1 / sqrt(fan_in), 1 / sqrt(fan_in))
+
+
+def constant(value: float) -> Init:
+    """The same value everywhere."""
+    return lambda shape, generator: torch.full(shape, value)
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """What one parameter declares."""
+
+    shape: tuple[int, ...]
+    """Full shape, over all tensor-parallel ranks."""
+
+    init: Init
+
+    shard_axis: int | None = None
+    """Axis sharded by tensor parallelism; None: replicated."""
+
+    own: slice = field(default_factory=lambda: slice(None))
+    """The slice of ``shard_axis`` that this rank holds."""
+
+    decay: bool = True
+    """Whether weight decay applies (not to vectors called bias, nor to norms)."""
+
+    def take_own(self, full: Tensor) -> Tensor:
+        """This rank's part of a full tensor (a view)."""
+        if self.shard_axis is None:
+            return full
+        return full[(slice(None),) * self.shard_axis + (self.own,)]
+
+
+class DeclaredModule(nn.Module):
+    """A module whose parameters are declared, so that the table knows them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.specs: dict[str, ParameterSpec] = {}
+
+    def declare(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        init: Init,
+        *,
+        shard_axis: int | None = None,
+        own: slice | None = None,
+        decay: bool = True,
+    ) -> nn.Parameter:
+        """Register a parameter: drawn in full from torch's default generator, then sliced to this rank's part."""
+        spec = ParameterSpec(shape, init, shard_axis, own or slice(None), decay)
+        parameter = nn.Parameter(spec.take_own(init(shape, None)).clone())
+        self.specs[name] = spec
+        self.register_parameter(name, parameter)
+        return parameter
+
+
+def parameter_table(model: nn.Module) -> dict[str, ParameterSpec]:
+    """Name -> spec of every parameter, in the order of ``named_parameters``; an undeclared parameter is a broken invariant."""
+    table: dict[str, ParameterSpec] = {}
+    modules = dict(model.named_modules())
+    for name, _ in model.named_parameters():
+        owner, _, leaf = name.rpartition(".")
+        module = modules[owner]
+        assert isinstance(module, DeclaredModule), f"{name} belongs to a module that declares nothing"
+        table[name] = module.specs[leaf]
+    return table
+
+
+def seed_of(seed: int, name: str) -> int:
+    """A 63-bit seed for one named thing, independent of every other name."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, seed: int) -> None:
+    """Draw every parameter from (seed, its name), in full and on the CPU, and keep this rank's part."""
+    parameters = dict(model.named_parameters())
+    for name, spec in parameter_table(model).items():
+        generator = torch.Generator().manual_seed(seed_of(seed, name))
+        parameters[name].copy_(spec.take_own(spec.init(spec.shape, generator)))

@@ -1,0 +1,1 @@
+"""Studies: several runs side by side, and their report."""

@@ -1,0 +1,139 @@
+"""What ``megadape evaluate`` does with a run folder: measure, write, draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from megadape.config import load
+from megadape.config.run import RunSettings
+from megadape.console import Bars, make_table
+from megadape.data import DataSettings
+from megadape.errors import EvaluationError
+from megadape.evaluation.extrapolation import Extrapolation, write_results
+from megadape.evaluation.figures import draw_extrapolation, draw_heads, write_heads_csv
+from megadape.evaluation.heads import profile_heads
+from megadape.evaluation.restore import restore_model
+from megadape.evaluation.run import evaluate_run, open_text
+from megadape.evaluation.settings import EvaluationSettings
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """A run, its text, and what to do otherwise than its settings say."""
+
+    run_dir: Path
+    split: str
+    data: Path | None = None
+    lengths: str | None = None
+    mode: str | None = None
+    sequences: int | None = None
+    last_k: int | None = None
+
+
+@dataclass(frozen=True)
+class HeadsRequest:
+    """A run, its text, and where to look."""
+
+    run_dir: Path
+    split: str
+    data: Path | None
+    layer: int | None
+    query: int | None
+    length: int
+
+
+def evaluate_and_write(request: EvaluationRequest, bars: Bars) -> tuple[Table, list[Path]]:
+    """Evaluate a run, write JSON, CSV and figure into its folder; return the table and what was written."""
+    run = load_run(request.run_dir)
+    settings = request_settings(run.evaluation, request)
+    text = open_text(request_data(run, request.data), settings, request.split)
+    restored, results = evaluate_run(
+        request.run_dir, text, settings, lambda done, total: bars.update("evaluating", done, total, "tokens")
+    )
+    name = f"{results.mode}-step-{restored.step}"
+    folder = request.run_dir / "evaluation"
+    write_results(results, folder, name)
+    figure = folder / f"{name}.png"
+    draw_extrapolation({request.run_dir.name: results.perplexity()}, results.training_length, figure)
+    return results_table(results, str(restored.path)), [folder / f"{name}.json", folder / f"{name}.csv", figure]
+
+
+def draw_run_heads(request: HeadsRequest) -> list[Path]:
+    """Draw the heads of one layer of a run at one query; return what was written."""
+    run = load_run(request.run_dir)
+    settings = EvaluationSettings(lengths=(request.length,), sequences=1)
+    text = open_text(request_data(run, request.data), settings, request.split)
+    if len(text.stream) < request.length:
+        raise EvaluationError(
+            f"the {request.split} split has {len(text.stream)} tokens, fewer than --length {request.length}"
+        )
+    restored = restore_model(request.run_dir, torch.device("cpu"))
+    layer = len(restored.model.blocks) // 2 if request.layer is None else request.layer
+    tokens = torch.from_numpy(text.stream[: request.length])
+    profile = profile_heads(restored.model, tokens, layer, request.query)
+    figure = request.run_dir / "evaluation" / f"heads-layer-{layer}-query-{profile.query}-step-{restored.step}.png"
+    figure.parent.mkdir(parents=True, exist_ok=True)
+    draw_heads(profile, figure, title=f"{request.run_dir.name}, layer {layer}, query {profile.query}")
+    write_heads_csv(profile, figure.with_suffix(".csv"))
+    return [figure, figure.with_suffix(".csv")]
+
+
+def load_run(run_dir: Path) -> RunSettings:
+    """The settings that a run folder keeps."""
+    file = run_dir / "settings.yaml"
+    if not file.is_file():
+        raise EvaluationError(f"{run_dir} is no run folder: it has no settings.yaml; train one with megadape train")
+    return load([file])
+
+
+def request_data(run: RunSettings, prefix: Path | None) -> DataSettings:
+    """The run's data, or another dataset divided in the same way."""
+    return run.data if prefix is None else run.data.model_copy(update={"prefix": prefix})
+
+
+def request_settings(base: EvaluationSettings, request: EvaluationRequest) -> EvaluationSettings:
+    """The run's evaluation settings with what was asked for laid on top."""
+    asked: dict[str, object] = {
+        "mode": request.mode,
+        "sequences": request.sequences,
+        "last_k": request.last_k,
+        "lengths": None if request.lengths is None else parse_lengths(request.lengths),
+    }
+    try:
+        return EvaluationSettings.model_validate(
+            base.model_dump() | {key: value for key, value in asked.items() if value is not None}
+        )
+    except ValueError as error:
+        raise EvaluationError(f"--mode {request.mode} is unknown; choose from fixed_target, last_k, all") from error
+
+
+def parse_lengths(text: str) -> tuple[int, ...]:
+    """"128,256" -> (128, 256), increasing, each once."""
+    try:
+        lengths = sorted({int(part) for part in text.split(",")})
+    except ValueError as error:
+        raise EvaluationError(f"--lengths {text!r} is malformed: give whole numbers, such as 128,256,512") from error
+    if lengths[0] < 1:
+        raise EvaluationError(f"--lengths {text!r}: lengths must be at least 1")
+    return tuple(lengths)
+
+
+def results_table(results: Extrapolation, title: str) -> Table:
+    """What the command prints."""
+    rows = [
+        [
+            f"{row.length}" + (" (trained)" if row.length == results.training_length else ""),
+            f"{row.perplexity:.3f}",
+            f"{row.bits_per_byte:.4f}",
+            f"{row.tokens:,}",
+            f"{row.sequences}",
+            f"{row.seconds:.1f}",
+        ]
+        for row in results.results
+    ]
+    columns = ["length", "perplexity", "bits per byte", "tokens scored", "sequences", "seconds"]
+    return make_table(f"{title}, mode {results.mode}", columns, rows)

@@ -1,0 +1,28 @@
+"""Settings shared by all tests."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from hypothesis import settings
+
+# tests never assert on time
+settings.register_profile("megadape", deadline=None)
+settings.load_profile("megadape")
+
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prefix of a small dataset of real text (standard-library sources) in bytes."""
+    from megadape.data import preprocess_files
+
+    library = Path(sysconfig.get_paths()["stdlib"])
+    prefix = tmp_path_factory.mktemp("corpus") / "text"
+    files = [library / name for name in ("ast.py", "calendar.py", "csv.py", "glob.py", "shlex.py", "statistics.py")]
+    preprocess_files(files, prefix, tokenizer="byte", append_eod=True, text_suffixes=(".py",))
+    return prefix
