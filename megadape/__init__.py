@@ -1,2 +1,1 @@
 """megadape: GPTs with data-adaptive positional encoding."""
-

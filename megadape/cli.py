@@ -3,35 +3,51 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import click
 import typer
 from typer.core import TyperGroup
 
-from megadape.errors import ConfigurationError, MegadapeError
+from megadape.errors import MegadapeError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    help="GPTs with data-adaptive positional encoding: preprocess, train, evaluate past the training length.",
-)
+
+class PlainErrors(TyperGroup):
+    """A user's mistake is one sentence and exit code 2, an interruption 130; anything else is a bug and shows its
+    traceback."""
+
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except MegadapeError as error:
+            typer.echo(f"megadape: {error}", err=True)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as interruption:
+            typer.echo("interrupted: what was complete is kept, the same command goes on from there", err=True)
+            raise typer.Exit(130) from interruption
 
 
 class DefaultsToRun(TyperGroup):
     """A group whose first word may be left out when it is ``run``: ``evaluate RUN`` is ``evaluate run RUN``."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         """Put the word in where it was left out."""
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
 
+app = typer.Typer(
+    cls=PlainErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="GPTs with data-adaptive positional encoding: preprocess, train, evaluate past the training length.",
+)
 config_app = typer.Typer(no_args_is_help=True, help="Look at settings before running them.")
 evaluate_app = typer.Typer(cls=DefaultsToRun, no_args_is_help=True, help="Evaluate a run past its training length.")
 app.add_typer(config_app, name="config")
@@ -45,21 +61,11 @@ RunDir = Annotated[Path, typer.Argument(help="Run folder, as made by megadape tr
 
 
 def main() -> None:
-    """Run a command; a user's mistake is one sentence and exit code 2, an interruption 130."""
+    """The console script."""
+    # what ends a job politely ends it as Ctrl-C does: temporary files are removed
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        app(standalone_mode=False)
-    except click.exceptions.Exit as end:
-        sys.exit(end.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        sys.stderr.write("interrupted: what was complete is kept, the same command goes on from there\n")
-        sys.exit(130)
-    except MegadapeError as error:
-        sys.stderr.write(f"megadape: {error}\n")
-        sys.exit(2)
+    app()
 
 
 @app.command()
@@ -76,13 +82,17 @@ def demo(
 
     Example: megadape demo --out demo
     """
-    from megadape.console import open_console, progress_bars
-    from megadape.studies.demo import DemoOptions, run_demo
+    from megadape.console import make_table, open_console, progress_bars
+    from megadape.studies.demo import DemoOptions, next_steps, run_demo
+    from megadape.studies.report import comparison_rows
 
     console = open_console()
+    options = DemoOptions(out=out, text=text, tokenizer=tokenizer, seed=seed, quick=quick)
     with progress_bars(console) as bars:
-        report = run_demo(DemoOptions(out=out, text=text, tokenizer=tokenizer, seed=seed, quick=quick), bars)
-    console.print(report)
+        report = run_demo(options, bars)
+    console.print(make_table("perplexity by evaluation length (* lowest)", *comparison_rows(report)))
+    for sentence in (*report.summary, "", "now try:", *next_steps(options)):
+        console.print(sentence, markup=False)
 
 
 @app.command()
@@ -103,6 +113,27 @@ def preprocess(
 
     Example: megadape preprocess --input corpus.jsonl.zst --output-prefix data/corpus --tokenizer-type byte --workers 8
     """
+    from megadape.console import open_console, preprocessing_note, progress_bars
+    from megadape.data import preprocess_files
+
+    console = open_console()
+    files: dict[str, object] = {"model": tokenizer_model, "vocab": vocab_file, "merges": merge_file}
+    with progress_bars(console) as bars:
+        manifest = preprocess_files(
+            inputs,
+            output_prefix,
+            tokenizer=tokenizer_type,
+            tokenizer_options=files,
+            json_key=json_key,
+            append_eod=append_eod,
+            workers=workers,
+            progress=lambda p: bars.update("preprocessing", p.fraction, 1.0, preprocessing_note(p)),
+        )
+    console.print(
+        f"{output_prefix}: {manifest.documents:,} documents, {manifest.tokens:,} tokens of {manifest.dtype}, "
+        f"{manifest.text_bytes:,} bytes of text",
+        markup=False,
+    )
 
 
 @app.command()
@@ -115,7 +146,8 @@ def train(
 ) -> None:
     """Train, or go on training: the same command on the same run_dir resumes.
 
-    Example: megadape train configs/models/demo.yaml configs/positions/dape_kerple.yaml --set run_dir=runs/demo --set data.prefix=data/corpus
+    Example: megadape train configs/models/demo.yaml configs/positions/dape_kerple.yaml --set run_dir=runs/demo --set
+        data.prefix=data/corpus
     """
     from megadape.config import dump_yaml, load
     from megadape.console import TrainingReporter, open_console, progress_bars

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from megadape.data import Progress as PreprocessingProgress
 
 PLAIN_INTERVAL = 10.0
 """Seconds between lines about the same long work in a log file."""
@@ -18,8 +22,11 @@ PLAIN_INTERVAL = 10.0
 
 def open_console() -> Console:
     """Standard output; colours and bars only in a terminal, and not where NO_COLOR asks for plain lines."""
-    plain = "NO_COLOR" in os.environ or "SLURM_PROCID" in os.environ
-    return Console(highlight=False, force_terminal=False if plain else None, soft_wrap=True)
+    plain = "NO_COLOR" in os.environ or "SLURM_PROCID" in os.environ or not sys.stdout.isatty()
+    # a log file has no width of its own: give tables the room that they need
+    return Console(
+        highlight=False, force_terminal=False if plain else None, width=140 if plain else None, soft_wrap=True
+    )
 
 
 class Bars:
@@ -94,6 +101,14 @@ class TrainingReporter:
             not self._console.is_terminal and (row["step"] % self._every == 0 or row["step"] in (1, steps))
         ):
             self._bars.message(format_step(row, steps))
+
+
+def preprocessing_note(progress: PreprocessingProgress) -> str:
+    """A few words on a preprocessing."""
+    return (
+        f"{progress.documents:,} documents  {progress.documents_per_second:,.0f} documents/s  "
+        f"{progress.megabytes_per_second:.1f} MB/s"
+    )
 
 
 def format_step(row: Mapping[str, Any], steps: int) -> str:

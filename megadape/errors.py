@@ -1,7 +1,8 @@
 """What a user can do wrong.
 
-Every mistake that a user can make raises a subclass of ``MegadapeError`` whose message is one clear sentence: what is wrong,
-where (file, line, key), what to do. The command line prints that sentence and exits 2. Broken invariants are ``assert``.
+Every mistake that a user can make raises a subclass of ``MegadapeError`` whose message is one clear sentence: what is
+wrong, where (file, line, key), what to do. The command line prints that sentence and exits 2. Broken invariants are
+``assert``.
 """
 
 from __future__ import annotations

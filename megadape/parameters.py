@@ -1,9 +1,9 @@
 """The parameter table: what every parameter of a model declares about itself.
 
-A module declares a parameter by its *full* shape, the function that draws its initial value, the axis along which tensor
-parallelism shards it, and whether weight decay applies. Initialisation, weight-decay groups, checkpoints and the memory plan read
-this one table. Initial values are drawn for the full tensor from (seed, parameter name) and then sliced, so that every layout
-starts from the same model and adding a layer changes no other.
+A module declares a parameter by its *full* shape, the function that draws its initial value, the axis along which
+tensor parallelism shards it, and whether weight decay applies. Initialisation, weight-decay groups, checkpoints and the
+memory plan read this one table. Initial values are drawn for the full tensor from (seed, parameter name) and then
+sliced, so that every layout starts from the same model and adding a layer changes no other.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class DeclaredModule(nn.Module):
 
 
 def parameter_table(model: nn.Module) -> dict[str, ParameterSpec]:
-    """Name -> spec of every parameter, in the order of ``named_parameters``; an undeclared parameter is a broken invariant."""
+    """Name -> spec of every parameter, in the order of ``named_parameters``; an undeclared parameter is a broken
+    invariant."""
     table: dict[str, ParameterSpec] = {}
     modules = dict(model.named_modules())
     for name, _ in model.named_parameters():

@@ -1,7 +1,7 @@
 """The base of every settings class.
 
-A settings class stands beside the thing that it configures and is frozen; a docstring under a field is its documentation and
-goes into the JSON schema. ``megadape.config`` assembles them into one tree and words the errors.
+A settings class stands beside the thing that it configures and is frozen; a docstring under a field is its
+documentation and goes into the JSON schema. ``megadape.config`` assembles them into one tree and words the errors.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Test worlds: functions run on several real ranks.
 
-Shipped, so that users can test their own code in the same way. The ranks are forked from a server process that has torch and
-DeepSpeed imported already: a world of two starts in about a second.
+Shipped, so that users can test their own code in the same way. The ranks are forked from a server process that has
+torch and DeepSpeed imported already: a world of two starts in about a second.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -29,7 +29,8 @@ def run_distributed(ranks: int, function: Callable[..., Any], *args: Any, timeou
 
     Args:
         ranks: how many processes.
-        function: importable by name in a new process (a top-level function); it runs with RANK, WORLD_SIZE and LOCAL_RANK set
+        function: importable by name in a new process (a top-level function); it runs with RANK, WORLD_SIZE and
+            LOCAL_RANK set
             and ``torch.distributed`` initialised.
         args: picklable.
         timeout: seconds for the whole world.
@@ -77,7 +78,7 @@ def _run_rank(
         os._exit(1)
 
 
-def _collect(processes: list[BaseProcess], pipes: list[Connection], deadline: float) -> list[Any]:
+def _collect(processes: Sequence[BaseProcess], pipes: list[Connection], deadline: float) -> list[Any]:
     results: dict[int, Any] = {}
     failures: dict[int, str] = {}
     while len(results) + len(failures) < len(pipes):

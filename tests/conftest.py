@@ -1,19 +1,17 @@
-"""Settings shared by all tests."""
+"""Settings and fixtures shared by all tests."""
 
 import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-from hypothesis import settings
-
-# tests never assert on time
-settings.register_profile("megadape", deadline=None)
-settings.load_profile("megadape")
-
 import sysconfig
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# tests never assert on time
+settings.register_profile("megadape", deadline=None)
+settings.load_profile("megadape")
 
 
 @pytest.fixture(scope="session")

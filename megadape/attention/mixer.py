@@ -109,12 +109,17 @@ class DapeMixer(DeclaredModule):
         else:
             dtype = torch.promote_types(dtype, bias.dtype)
             parts = VARIANTS[self.variant].inputs(scores.to(dtype), bias.to(dtype))
-        hidden = self.b1.to(dtype)[:, None, None]
+        return self._perceptron(parts, dtype).unflatten(-1, scores.shape[2:]).expand(scores.shape)
+
+    def _perceptron(self, parts: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
+        """W2 LeakyReLU(W1 x + b1) + b2: parts of x [..., h, q, k] -> [..., h, q k]."""
+        hidden = self.b1.to(dtype)[:, None]
         # last block first: a bias without a batch axis stays without one until the scores come in
         for weights, part in reversed(list(zip(self.w1.to(dtype).split(self.num_heads, dim=1), parts, strict=True))):
-            hidden = mix(weights, part) + hidden
-        hidden = functional.leaky_relu(hidden, NEGATIVE_SLOPE)
-        return (mix(self.w2.to(dtype), hidden) + self.b2.to(dtype)[:, None, None]).expand(scores.shape)
+            hidden = mix(weights, part.flatten(-2)).add_(hidden)
+        # in place, here and above: the hidden layer is the largest tensor of all
+        hidden = functional.leaky_relu(hidden, NEGATIVE_SLOPE, inplace=True)
+        return mix(self.w2.to(dtype), hidden).add_(self.b2.to(dtype)[:, None])
 
     def _check(self, scores: Tensor, bias: Tensor | None) -> None:
         if scores.dim() != 4 or scores.shape[1] != self.num_heads:
@@ -146,11 +151,9 @@ def _check_options(num_heads: int, hidden: int, variant: str, with_bias: bool) -
 
 
 def mix(weights: Tensor, x: Tensor) -> Tensor:
-    """A linear map across heads at every pair: [m, n], [..., n, q, k] -> [..., m, q, k]."""
-    batch = x.shape[:-3]
+    """A linear map across heads at every pair: [m, n], [..., n, pairs] -> [..., m, pairs]."""
     # expanded by hand: matmul would transpose x to fold the batch into its rows
-    flat = weights.expand(*batch, *weights.shape) @ x.flatten(-2)
-    return flat.view(*batch, weights.shape[0], *x.shape[-2:])
+    return weights.expand(*x.shape[:-2], *weights.shape) @ x
 
 
 class NoMixer(Settings):

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from megadape.attention.request import Backend, Request
 
-ELEMENT_BUDGET = 1 << 26
-"""Numbers that one block may hold at a time: 256 MiB in float32."""
+ELEMENT_BUDGET = 1 << 24
+"""Numbers that one block may hold at a time: 64 MiB in float32; larger blocks are slower, too."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,10 @@ class Rows:
         queries, rows = request.q.shape[2], self.rows_per_block(request)
         if rows >= queries:
             return attend(request)
-        blocks = [attend(take_rows(request, first, min(first + rows, queries))) for first in range(0, queries, rows)]
-        return torch.cat(blocks, dim=2)
+        # the longest rows first: what they free serves the shorter ones; the other way round the heap only grows
+        firsts = reversed(range(0, queries, rows))
+        blocks = [attend(take_rows(request, first, min(first + rows, queries))) for first in firsts]
+        return torch.cat(blocks[::-1], dim=2)
 
     def rows_per_block(self, request: Request) -> int:
         """Query rows whose scores, bias, logits, weights and hidden layer fit the budget; one at least."""

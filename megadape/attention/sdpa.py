@@ -10,7 +10,10 @@ from megadape.positions import ContextualBias, ScoreBias
 
 
 class Sdpa:
-    """``scaled_dot_product_attention``: without a mask where the shape says it, else with a dense one."""
+    """``scaled_dot_product_attention``: without a mask where the shape says it, else with a dense one.
+
+    Torch's CPU kernel makes zeros of a query that is NaN where there are fewer than 16 keys; the reference does not.
+    """
 
     name = "sdpa"
 

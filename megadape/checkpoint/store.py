@@ -6,8 +6,9 @@
       state.json              everything else
       manifest.json           size and SHA-256 of each of the above; written last
 
-A checkpoint is written under a temporary name, every file flushed to the disk, the manifest last; then it is renamed. What a
-killed run leaves behind has another name, and what a disk damaged does not match its manifest: neither is ever loaded.
+A checkpoint is written under a temporary name, every file flushed to the disk, the manifest last; then it is renamed.
+What a killed run leaves behind has another name, and what a disk damaged does not match its manifest: neither is ever
+loaded.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ class CheckpointStore:
             state: JSON.
 
         Raises:
-            CheckpointError: the disk refused; nothing that could be loaded is left of this checkpoint, older ones remain.
+            CheckpointError: the disk refused; nothing that could be loaded is left of this checkpoint, older ones
+                remain.
         """
         final = self.folder / f"step-{step:08d}"
         partial = self.folder / f".{final.name}.partial-{os.getpid()}"
@@ -127,9 +129,7 @@ def _step(path: Path) -> int:
 
 
 def _describe(folder: Path) -> dict[str, dict[str, Any]]:
-    return {
-        path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in sorted(folder.iterdir())
-    }
+    return {path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in sorted(folder.iterdir())}
 
 
 def _digest(path: Path) -> str:

@@ -22,7 +22,6 @@ import orjson
 
 from megadape.data.files import PathLike
 from megadape.data.sources import (
-    COMPRESSIONS,
     HashedInput,
     Source,
     compression_of,
@@ -83,10 +82,9 @@ class CorpusReader:
     ) -> None:
         texts = [f".{suffix.lower().removeprefix('.')}" for suffix in text_suffixes]
         self._formats = _FORMATS | dict.fromkeys(texts, _read_text)
-        suffixes = [base + compression for base in self._formats for compression in COMPRESSIONS]
         self._json_key = json_key
         self._skip_undecodable = skip_undecodable
-        self.files = find_files(inputs, suffixes, exclude)
+        self.files = find_files(inputs, tuple(self._formats), exclude)
         self.total_bytes = sum(path.stat().st_size for path in self.files)
         self.sources: list[Source] = []
         self.undecodable: list[Path] = []

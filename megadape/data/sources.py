@@ -34,21 +34,22 @@ class Source(Settings):
 
 
 def find_files(
-    inputs: Sequence[PathLike], suffixes: Sequence[str], exclude: Sequence[PathLike] = ()
+    inputs: Sequence[PathLike], endings: Sequence[str], exclude: Sequence[PathLike] = ()
 ) -> tuple[Path, ...]:
     """The files that the inputs name, each once.
 
     Inputs keep their order. A folder stands for all files below it whose name ends in one of the suffixes, a glob for
     all paths that match it; both in the order of their paths as text. Hidden files and folders (a leading dot) and
-    ``exclude`` are passed over. A file that is named itself must have one of the suffixes; ``DataError`` for it and for
+    ``exclude`` are passed over. A file that is named itself must have one of the endings; ``DataError`` for it and for
     an input that gives no file.
     """
+    suffixes = tuple(ending + compression for ending in endings for compression in COMPRESSIONS)
     unwanted = {Path(path).resolve() for path in exclude}
     found: dict[Path, Path] = {}
     for given in inputs:
-        paths = [path for path in _expand(given, tuple(suffixes)) if path.resolve() not in unwanted]
+        paths = [path for path in _expand(given, suffixes) if path.resolve() not in unwanted]
         if not paths:
-            raise DataError(f"{given} gives no file to read: files must end in one of {', '.join(suffixes)}")
+            raise DataError(f"{given} gives no file to read: {_wanted(suffixes)}")
         for path in paths:
             found.setdefault(path.resolve(), path)
     return tuple(found.values())
@@ -88,8 +89,12 @@ def _refuse(error: OSError) -> None:
 
 def _require_suffix(path: Path, suffixes: tuple[str, ...]) -> Path:
     if not path.name.lower().endswith(suffixes):
-        raise DataError(f"{path} has no known format: files must end in one of {', '.join(suffixes)}")
+        raise DataError(f"{path} has no known format: {_wanted(suffixes)}")
     return path
+
+
+def _wanted(suffixes: tuple[str, ...]) -> str:
+    return f"files must end in one of {', '.join(suffixes)}; further endings of plain text are named in text_suffixes"
 
 
 class HashedInput(io.RawIOBase):

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
@@ -156,6 +157,7 @@ class OrderedWorkers(Generic[Task, Result]):
 @contextmanager
 def _interrupts_held_back() -> Iterator[None]:
     """Keep Ctrl-C from processes that start here: the terminal sends it to all, the parent alone acts on it."""
+    resource_tracker.ensure_running()  # would undo the mask if it were started inside
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

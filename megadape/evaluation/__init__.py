@@ -1,0 +1,1 @@
+"""Length extrapolation, heads, figures."""

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from math import exp, inf, log
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from megadape.evaluation.output import write_table, write_whole
 from megadape.evaluation.settings import EvaluationSettings
 from megadape.evaluation.windows import Windows, plan_windows
 from megadape.model import GPT
@@ -127,15 +126,6 @@ def summarise(
 
 def write_results(results: Extrapolation, folder: Path, name: str = "extrapolation") -> None:
     """Write NAME.json (everything) and NAME.csv (one row a length) into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(asdict(results), indent=1))
+    write_whole(folder / f"{name}.json", json.dumps(asdict(results), indent=1))
     columns = ["length", "perplexity", "bits_per_byte", "loss", "tokens", "sequences", "seconds"]
-    write_csv(folder / f"{name}.csv", columns, [[getattr(row, column) for column in columns] for row in results.results])
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table with a header line."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
+    write_table(folder / f"{name}.csv", columns, [[getattr(row, name) for name in columns] for row in results.results])

@@ -1,4 +1,5 @@
-"""What each attention head makes of distance, at one query: score, static bias, and DAPE's correction (the paper's figure 1)."""
+"""What each attention head makes of distance, at one query: score, static bias, and DAPE's correction (the paper's
+figure 1)."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from megadape.errors import EvaluationError
 from megadape.evaluation.extrapolation import Extrapolation, evaluate_lengths
 from megadape.evaluation.restore import RestoredModel, restore_model
 from megadape.evaluation.settings import EvaluationSettings
+from megadape.machine import keep_freed_memory
 
 SPLITS = ("train", "valid", "test")
 
@@ -39,7 +40,9 @@ def open_text(data: DataSettings, settings: EvaluationSettings, split: str) -> E
     longest = max(settings.lengths)
     stream = token_stream(dataset, getattr(sequences, split), limit=settings.sequences * longest + 1)
     if not len(stream):
-        raise EvaluationError(f"the {split} split of {data.prefix} (data.split {data.split}) is empty: evaluate another")
+        raise EvaluationError(
+            f"the {split} split of {data.prefix} (data.split {data.split}) is empty: evaluate another"
+        )
     token_bytes = load_tokenizer(data.prefix).token_bytes()
     return EvaluationText(stream, token_bytes)
 
@@ -51,12 +54,14 @@ def evaluate_run(
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[RestoredModel, Extrapolation]:
     """Restore a run's model and evaluate it at every length."""
+    keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     restored = restore_model(run_dir, device)
     vocabulary = restored.model.embedding.weight.shape[0]
-    if int(text.stream.max()) >= vocabulary:
+    largest = int(text.stream.max())
+    if largest >= vocabulary:
         raise EvaluationError(
-            f"the evaluation text has token {int(text.stream.max())}, but the model of {run_dir} knows {vocabulary} tokens: "
+            f"the evaluation text has token {largest}, but the model of {run_dir} knows {vocabulary} tokens: "
             "evaluate on a dataset made with the run's tokenizer"
         )
     results = evaluate_lengths(

@@ -2,7 +2,8 @@
 
 Three modes (see Press et al., 2022, for why they differ):
 
-- ``fixed_target``: the same final tokens are scored at every length, with ever more context to their left; lengths and models
+- ``fixed_target``: the same final tokens are scored at every length, with ever more context to their left; lengths and
+  models
   are compared on the very same predictions.
 - ``last_k``: sequences of each length, the last k predictions of each scored (the DAPE paper, k = 256).
 - ``all``: sequences of each length, every prediction scored.

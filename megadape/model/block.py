@@ -27,8 +27,8 @@ def wang_init(layers: int, hidden: int) -> float:
 class SelfAttention(DeclaredModule):
     """Multi-head self-attention with any position encoding and, on request, a DAPE mixer.
 
-    The fused projection is stored as [3, heads * head_dim, hidden] (query, key, value), so that a range of heads is a range of
-    its second axis.
+    The fused projection is stored as [3, heads * head_dim, hidden] (query, key, value), so that a range of heads is a
+    range of its second axis.
     """
 
     def __init__(self, settings: ModelSettings, encoding: PositionEncoding | None, mixer: DapeMixer | None) -> None:

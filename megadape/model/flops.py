@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from megadape.attention import DapeMixer
 from megadape.model.gpt import GPT
 
 
@@ -32,6 +33,6 @@ def count_token_flops(model: GPT, length: int) -> TokenFlops:
     head = model.embedding.weight.numel()
     linear = shape.num_layers * (4 * shape.hidden_size**2 + 2 * shape.hidden_size * shape.ffn_size) + head
     pairs = shape.num_layers * 2 * shape.hidden_size * keys
-    mixers = [block.attention.mixer for block in model.blocks]  # type: ignore[union-attr]
-    mixing = sum(mixer.w1.numel() + mixer.w2.numel() for mixer in mixers if mixer is not None) * keys
+    mixers = [module for module in model.modules() if isinstance(module, DapeMixer)]
+    mixing = sum(mixer.w1.numel() + mixer.w2.numel() for mixer in mixers) * keys
     return TokenFlops(plain=6 * (linear + pairs), mixing=6 * mixing)

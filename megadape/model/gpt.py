@@ -36,7 +36,9 @@ class GPT(DeclaredModule):
         self.architecture = architecture
         self.settings = settings
         self.activation_checkpointing = activation_checkpointing
-        geometry = Geometry(Heads(settings.num_heads), settings.head_dim, settings.hidden_size, architecture.training_length)
+        geometry = Geometry(
+            Heads(settings.num_heads), settings.head_dim, settings.hidden_size, architecture.training_length
+        )
         first = positions.build(geometry)
         self.shared_positions = first if first.shared else None
         init = normal(small_init(settings.hidden_size))
@@ -48,9 +50,7 @@ class GPT(DeclaredModule):
             self.blocks.append(Block(settings, own, mixing))
         self.norm = LayerNorm(settings.hidden_size, settings.norm_eps)
         self.head = (
-            None
-            if settings.tied_embeddings
-            else Linear(settings.hidden_size, settings.vocab_size, init, bias=False)
+            None if settings.tied_embeddings else Linear(settings.hidden_size, settings.vocab_size, init, bias=False)
         )
 
     def forward(self, tokens: Tensor) -> Tensor:

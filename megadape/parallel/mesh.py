@@ -1,7 +1,8 @@
 """The ranks of a run and where each stands.
 
-A run is started by hand (one process), by torchrun or the DeepSpeed launcher (RANK, WORLD_SIZE, LOCAL_RANK), or by srun with one
-task a rank (SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID). The mesh is made once and handed down; nothing is global.
+A run is started by hand (one process), by torchrun or the DeepSpeed launcher (RANK, WORLD_SIZE, LOCAL_RANK), or by
+srun with one task a rank (SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID). The mesh is made once and handed down; nothing
+is global.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class Place:
                 try:
                     return Place(int(environment[rank]), int(environment[world]), int(environment.get(local, "0")))
                 except ValueError as error:
-                    raise ConfigurationError(f"the launcher set {rank}, {world} or {local} to no number: {error}") from error
+                    raise ConfigurationError(
+                        f"the launcher set {rank}, {world} or {local} to no number: {error}"
+                    ) from error
         return Place()
 
 

@@ -50,8 +50,8 @@ class KerpleLog(DistanceBias):
 
     def at(self, offsets: Tensor) -> Tensor:
         """As in ``DistanceBias``."""
-        r1 = at_least(self.r1, self.minimum).to(self.dtype)[:, None]
-        r2 = at_least(self.r2, self.minimum).to(self.dtype)[:, None]
+        r1 = at_least(self.r1.to(self.dtype), self.minimum)[:, None]
+        r2 = at_least(self.r2.to(self.dtype), self.minimum)[:, None]
         return -r1 * torch.log1p(r2 * offsets.abs().to(self.dtype))
 
 
@@ -67,6 +67,6 @@ class KerplePower(DistanceBias):
 
     def at(self, offsets: Tensor) -> Tensor:
         """As in ``DistanceBias``."""
-        a = at_least(self.a, self.minimum).to(self.dtype)[:, None]
-        p = at_least(self.p, self.minimum, 2.0).to(self.dtype)[:, None]
+        a = at_least(self.a.to(self.dtype), self.minimum)[:, None]
+        p = at_least(self.p.to(self.dtype), self.minimum, 2.0)[:, None]
         return -a * offsets.abs().to(self.dtype) ** p

@@ -112,7 +112,7 @@ def request_settings(base: EvaluationSettings, request: EvaluationRequest) -> Ev
 
 
 def parse_lengths(text: str) -> tuple[int, ...]:
-    """"128,256" -> (128, 256), increasing, each once."""
+    """ "128,256" -> (128, 256), increasing, each once."""
     try:
         lengths = sorted({int(part) for part in text.split(",")})
     except ValueError as error:

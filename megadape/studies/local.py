@@ -42,7 +42,8 @@ def run_jobs(
         MegadapeError: a job failed; the others are stopped.
     """
     context = multiprocessing.get_context("spawn")
-    waiting, running, results = list(jobs), {}, {}
+    waiting, results = list(jobs), dict[str, Any]()
+    running: dict[Connection, tuple[str, SpawnProcess]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < at_once:

@@ -1,0 +1,1 @@
+"""Engines, loop, optimizer, schedule, metrics."""

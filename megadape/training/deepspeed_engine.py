@@ -25,8 +25,11 @@ def import_deepspeed(device: torch.device) -> Any:  # noqa: ANN401
     try:
         import deepspeed
     except ImportError as error:
-        raise TrainingError("training.engine is deepspeed, which is not installed: pip install deepspeed==0.19.8") from error
-    # a shared-memory op that only inference uses; else a minute of compilation at every start, or an error without a compiler
+        raise TrainingError(
+            "training.engine is deepspeed, which is not installed: pip install deepspeed==0.19.8"
+        ) from error
+    # a shared-memory op that only inference uses; else a minute of compilation at every start, or an error without a
+    # compiler
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
@@ -129,7 +132,8 @@ class DeepSpeedEngine:
     def _link_moments(self) -> None:
         """Make every parameter's moments a part of its group's flat ones.
 
-        DeepSpeed 0.19.8 does so once, after the update of the first parameter group, when the others have no moments yet.
+        DeepSpeed 0.19.8 does so once, after the update of the first parameter group, when the others have no moments
+        yet.
         """
         partitioned = self.engine.optimizer
         partitioned._hp_optimizer_states_linked = False

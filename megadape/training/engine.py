@@ -1,7 +1,7 @@
 """What runs an update: one small interface, two engines behind it.
 
-The plain torch engine is the reference that the DeepSpeed engine must equal. Both take the same objective (the model's loss under
-the run's precision), the same fused AdamW and the learning rate of the step.
+The plain torch engine is the reference that the DeepSpeed engine must equal. Both take the same objective (the model's
+loss under the run's precision), the same fused AdamW and the learning rate of the step.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ class Objective(nn.Module):
     def __init__(self, model: GPT, precision: str, device: torch.device) -> None:
         super().__init__()
         self.model = model
-        self.half = precision == "bf16"
+        self.autocasts = precision == "bf16"
         self.device_type = device.type
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Scalar loss, nats a token."""
-        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.half):
+        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.autocasts):
             return self.model.loss(tokens)
 
 

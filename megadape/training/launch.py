@@ -1,11 +1,11 @@
 """From settings to a trained run: threads, ranks, run folder, trainer.
 
-    run_dir/
-      settings.yaml       the resolved settings
-      provenance.json     command, versions, threads, ranks
-      metrics.jsonl       one row a step
-      checkpoints/        see megadape.checkpoint.store
-      evaluation/         written by megadape evaluate
+run_dir/
+  settings.yaml       the resolved settings
+  provenance.json     command, versions, threads, ranks
+  metrics.jsonl       one row a step
+  checkpoints/        see megadape.checkpoint.store
+  evaluation/         written by megadape evaluate
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 
 from megadape.errors import TrainingError
-from megadape.machine import choose_threads, versions
+from megadape.machine import choose_threads, keep_freed_memory, versions
 from megadape.parallel.mesh import Mesh, Place, open_mesh
-from megadape.training.loop import Reporter, Run, Trainer
+from megadape.training.loop import Trainer
+from megadape.training.protocols import Reporter, Run
 
 
 def train(run: Run, settings_text: str, reporter: Reporter, stop_after_steps: int | None = None) -> None:
@@ -35,6 +36,7 @@ def train(run: Run, settings_text: str, reporter: Reporter, stop_after_steps: in
     place = Place.from_environment()
     threads = choose_threads(int(os.environ.get("LOCAL_WORLD_SIZE", place.world)))
     torch.set_num_threads(threads)
+    keep_freed_memory()
     with open_mesh(place, process_group=run.training.engine == "deepspeed") as mesh:
         trainer = Trainer(run, mesh, reporter)
         if mesh.is_first:

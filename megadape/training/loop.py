@@ -1,78 +1,37 @@
 """The training loop: build everything, take up the newest checkpoint, update, measure, validate, save.
 
-The position in the data is ``consumed_samples`` and nothing else; the learning rate is a function of the step. So a run that is
-stopped and started again goes on as if it had not been stopped: on a CPU, bit for bit.
+The position in the data is ``consumed_samples`` and nothing else; the learning rate is a function of the step. So a
+run that is stopped and started again goes on as if it had not been stopped: on a CPU, bit for bit.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from megadape.checkpoint import Checkpoint, CheckpointStore
-from megadape.checkpoint.settings import CheckpointSettings
-from megadape.data import DataSettings, Splits, TokenSamples, batch_indices, build_splits, load_manifest
+from megadape.data import Splits, TokenSamples, batch_indices, build_splits
 from megadape.data.indexed_format import idx_path
-from megadape.data.manifest import manifest_path
-from megadape.errors import CheckpointError, ConfigurationError, TrainingError
+from megadape.errors import ConfigurationError, TrainingError
 from megadape.machine import peak_resident_bytes, versions
-from megadape.model import Architecture, build_gpt, count_parameters, count_token_flops
+from megadape.model import build_gpt, count_parameters, count_token_flops
 from megadape.parallel.mesh import Mesh
-from megadape.parallel.settings import ParallelSettings
 from megadape.training.engine import EngineState, Objective, StepResult, build_engine
+from megadape.training.identity import check_identity, file_digest, with_vocabulary
 from megadape.training.metrics import Tracker, open_trackers
+from megadape.training.protocols import Reporter, Run
 from megadape.training.random import random_state, restore_random_state, seed_streams
-from megadape.training.settings import LoggingSettings, TrainingSettings, ValidationSettings
+from megadape.training.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
-
-VOCABULARY_MULTIPLE = 64
-"""A vocabulary taken from a dataset is rounded up to this, which matrix units like."""
-
-
-class Run(Protocol):
-    """What training needs to know of a run; the root settings have it."""
-
-    @property
-    def run_dir(self) -> Path: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def data(self) -> DataSettings: ...
-    @property
-    def training(self) -> TrainingSettings: ...
-    @property
-    def validation(self) -> ValidationSettings: ...
-    @property
-    def checkpoint(self) -> CheckpointSettings: ...
-    @property
-    def parallel(self) -> ParallelSettings: ...
-    @property
-    def logging(self) -> LoggingSettings: ...
-    @property
-    def architecture(self) -> Architecture: ...
-
-
-class Reporter(Protocol):
-    """Tells the person who watches."""
-
-    def message(self, text: str) -> None:
-        """A sentence."""
-        ...
-
-    def step(self, row: Mapping[str, Any], steps: int) -> None:
-        """The numbers of one step of so many."""
-        ...
 
 
 @dataclass
@@ -299,55 +258,6 @@ def check_batch(training: TrainingSettings, ranks: int) -> None:
             "training.global_batch_size must be micro_batch_size x accumulation x data-parallel ranks, but "
             f"{training.global_batch_size} is no multiple of {training.micro_batch_size} x {ranks}"
         )
-
-
-def with_vocabulary(architecture: Architecture, prefix: Path) -> Architecture:
-    """The architecture with its vocabulary known: as given, if the dataset's fits in, else the dataset's, rounded up.
-
-    A dataset that another project wrote has no manifest; then the vocabulary must be given, and is trusted.
-    """
-    given = architecture.model.vocab_size
-    if given is not None and not manifest_path(prefix).exists():
-        return architecture
-    tokens = load_manifest(prefix).tokenizer.vocab_size
-    if given is not None and given < tokens:
-        raise ConfigurationError(
-            f"model.vocab_size is {given}, but the tokenizer of {prefix} has {tokens} tokens: raise it, or leave it out"
-        )
-    size = given or -(-tokens // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
-    model = architecture.model.model_copy(update={"vocab_size": size})
-    return architecture.model_copy(update={"model": model})
-
-
-def check_identity(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse to go on from a checkpoint of another model or of other data, naming every difference."""
-    before, now = flatten(saved), flatten(wanted)
-    differences = [
-        f"{key} is {before.get(key)} there and {now.get(key)} here"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
-    if differences:
-        raise CheckpointError(
-            f"checkpoint {path} belongs to another run: {'; '.join(differences)}; choose another run_dir, or settings that agree"
-        )
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def peak_memory(device: torch.device) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,7 +73,7 @@ class WandbTracker:
             raise TrainingError(
                 "logging.wandb_project is set, but wandb is not installed: pip install 'megadape[wandb]'"
             ) from error
-        self.id = run_id or wandb.util.generate_id()
+        self.id = run_id or secrets.token_hex(4)
         self._run: Any = None
         try:
             self._run = wandb.init(

@@ -12,7 +12,10 @@ import torch
 from megadape.checkpoint import CheckpointStore
 from megadape.errors import CheckpointError
 
-TENSORS = {"model": {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(1)}, "optimizer": {"exp_avg/a": torch.zeros(2, 3)}}
+TENSORS = {
+    "model": {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(1)},
+    "optimizer": {"exp_avg/a": torch.zeros(2, 3)},
+}
 
 
 def save(store: CheckpointStore, step: int) -> Path:

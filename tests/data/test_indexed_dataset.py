@@ -7,10 +7,11 @@ import resource
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -38,7 +39,7 @@ def write(prefix: Path, documents: list[list[list[int]]], dtype: str = "u2") -> 
 
 def read(dataset: IndexedDataset) -> list[list[list[int]]]:
     bounds = dataset.document_index.tolist()
-    return [[sequence.tolist() for sequence in dataset[a:b]] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [[sequence.tolist() for sequence in dataset[a:b]] for a, b in pairwise(bounds)]
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_reads_what_was_written(tmp_path: Path, documents: list[list[list[int]]]
 
 
 @pytest.mark.parametrize("kind", [int, np.int8, np.int32, np.uint16, np.int64, np.uint64])
-def test_any_integer_type_is_an_index(golden: Path, kind: Any) -> None:
+def test_any_integer_type_is_an_index(golden: Path, kind: type[int]) -> None:
     dataset = IndexedDataset(str(golden))
     assert dataset[kind(3)].tolist() == [11, 12, 13, 14]
 
@@ -116,7 +117,9 @@ def test_one_file_of_the_pair_is_not_the_prefix(golden: Path, ending: str) -> No
         IndexedDataset(f"{golden}{ending}")
 
 
-@pytest.mark.parametrize(("vocabulary", "name"), [(257, "uint16"), (65499, "uint16"), (65500, "int32"), (128256, "int32")])
+@pytest.mark.parametrize(
+    ("vocabulary", "name"), [(257, "uint16"), (65499, "uint16"), (65500, "int32"), (128256, "int32")]
+)
 def test_best_dtype(vocabulary: int, name: str) -> None:
     assert best_dtype(vocabulary).name == name
 
@@ -203,8 +206,9 @@ def test_the_multimodal_variant_must_be_asked_for(golden: Path) -> None:
         ("u2", [[1, 2], [3, 4]], "list of sequences"),
     ],
 )
-def test_ids_that_do_not_fit_are_refused(tmp_path: Path, dtype: str, sequence: Any, message: str) -> None:
-    with pytest.raises(DataError, match=message), IndexedDatasetWriter(tmp_path / "x", dtype) as writer:
+def test_ids_that_do_not_fit_are_refused(tmp_path: Path, dtype: str, sequence: npt.ArrayLike, message: str) -> None:
+    writer = IndexedDatasetWriter(tmp_path / "x", dtype)
+    with pytest.raises(DataError, match=message):
         writer.add_document([[1], sequence])
     assert list(tmp_path.iterdir()) == []
 
@@ -215,10 +219,15 @@ def test_types_without_a_code_are_refused(tmp_path: Path) -> None:
             IndexedDatasetWriter(tmp_path / "x", dtype)
 
 
+def _add_and_fail(writer: IndexedDatasetWriter) -> None:
+    writer.add_document([[1]])
+    raise RuntimeError
+
+
 def test_an_error_leaves_the_old_pair_and_nothing_else(golden: Path) -> None:
-    with pytest.raises(RuntimeError), IndexedDatasetWriter(golden, "u2") as writer:
-        writer.add_document([[1]])
-        raise RuntimeError
+    writer = IndexedDatasetWriter(golden, "u2")
+    with pytest.raises(RuntimeError), writer:
+        _add_and_fail(writer)
     assert sorted(path.name for path in golden.parent.iterdir()) == ["golden.bin", "golden.idx"]
     assert read(IndexedDataset(golden)) == GOLDEN
 
@@ -277,7 +286,7 @@ def test_no_moment_of_the_renaming_shows_an_index_of_other_data(golden: Path, mo
     def watched(name: str) -> None:
         real = getattr(Path, name)
 
-        def step(path: Path, *arguments: Any, **options: Any) -> Any:
+        def step(path: Path, *arguments: object, **options: object) -> object:
             try:
                 seen.append(read(IndexedDataset(golden)))
             except DataError as error:

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from megadape.data import IndexedDataset, IndexedDatasetWriter, TokenSamples, batch_indices, micro_batches, split_sequences
+from megadape.data import (
+    IndexedDataset,
+    IndexedDatasetWriter,
+    TokenSamples,
+    batch_indices,
+    micro_batches,
+    split_sequences,
+)
 from megadape.data.build import DataSettings
 from megadape.data.splits import SplitBy, parse_split
 from megadape.errors import ConfigurationError, DataError
@@ -44,7 +51,9 @@ def test_range_bounds_equal_megatron_core(tmp_path: Path) -> None:
         dataset = dataset_of(tmp_path / "x", [1] * count)
         for split in ("969,30,1", "98,2,0", "8,1,1", "1,1,1", "0.7,0.2,0.1", "90,5,5", "100", "0,1,1"):
             matrix = convert_split_vector_to_split_matrix(parse_and_normalize_split(split))
-            theirs = [(0, 0) if part is None else tuple(round(bound * float(count)) for bound in part) for part in matrix]
+            theirs = [
+                (0, 0) if part is None else tuple(round(bound * float(count)) for bound in part) for part in matrix
+            ]
             for (first, last), ours in zip(theirs, split_sequences(dataset, split), strict=True):
                 assert ours.tolist() == list(range(first, last)), (count, split)
 
@@ -97,9 +106,7 @@ def test_a_malformed_split_is_refused(tmp_path: Path, split: str) -> None:
         DataSettings(prefix=tmp_path, split=split)
 
 
-@given(
-    micro=st.integers(1, 4), ranks=st.integers(1, 4), accumulation=st.integers(1, 4), consumed=st.integers(0, 10**9)
-)
+@given(micro=st.integers(1, 4), ranks=st.integers(1, 4), accumulation=st.integers(1, 4), consumed=st.integers(0, 10**9))
 def test_the_ranks_of_a_step_share_its_samples(micro: int, ranks: int, accumulation: int, consumed: int) -> None:
     batch = micro * ranks * accumulation
     taken = [batch_indices(consumed, batch, micro, rank, ranks) for rank in range(ranks)]

@@ -125,7 +125,12 @@ def test_weight_decay_spares_norms_and_biases() -> None:
     table = parameter_table(build_gpt(architecture("fire", {"kind": "dape"}), seed=0))
     spared = {name for name, spec in table.items() if not spec.decay}
     assert all("norm" in name or name.rsplit(".")[-1] in ("bias", "qkv_bias", "b1", "b2") for name in spared)
-    for name in ("attention.mixer.w1", "attention.mixer.w2", "attention.positions.c", "attention.positions.mlp.0.weight"):
+    for name in (
+        "attention.mixer.w1",
+        "attention.mixer.w2",
+        "attention.positions.c",
+        "attention.positions.mlp.0.weight",
+    ):
         assert table[f"blocks.0.{name}"].decay
 
 

@@ -6,9 +6,21 @@ from pydantic import TypeAdapter, ValidationError
 from megadape.errors import ConfigurationError
 from megadape.positions import ENCODINGS, Geometry, Heads, PositionSettings, build
 
-NAMES = (
-    "none rope yarn randomized_rope t5 alibi kerple_log kerple_power fire cope transformer_xl sinusoidal learned"
-).split()
+NAMES = [
+    "none",
+    "rope",
+    "yarn",
+    "randomized_rope",
+    "t5",
+    "alibi",
+    "kerple_log",
+    "kerple_power",
+    "fire",
+    "cope",
+    "transformer_xl",
+    "sinusoidal",
+    "learned",
+]
 
 
 def test_the_names() -> None:

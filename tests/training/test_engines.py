@@ -1,4 +1,5 @@
-"""The DeepSpeed engine equals plain torch, in one process and in two; a run stopped and resumed equals one that was not."""
+"""The DeepSpeed engine equals plain torch, in one process and in two; a stopped and resumed run equals one that was
+not."""
 
 from __future__ import annotations
 
@@ -79,7 +80,9 @@ def assert_equal_runs(got: Path, expected: Path) -> None:
         for key, tensor in reference.items():
             if key.endswith("b2"):  # softmax does not see it: its gradient is rounding, which Adam makes large
                 continue
-            torch.testing.assert_close(tensors[key], tensor, rtol=1e-3, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+            torch.testing.assert_close(
+                tensors[key], tensor, rtol=1e-3, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}"
+            )
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +133,9 @@ def test_ten_and_ten_steps_equal_twenty_bit_for_bit(
     assert len(rows(parts)) == 10
     run_distributed(ranks, run, str(corpus), str(parts), settings)
     kept = ("step", "loss", "grad_norm", "learning_rate", "consumed_samples", "validation_loss")
-    assert [{k: row.get(k) for k in kept} for row in rows(parts)] == [{k: row.get(k) for k in kept} for row in rows(whole)]
+    assert [{k: row.get(k) for k in kept} for row in rows(parts)] == [
+        {k: row.get(k) for k in kept} for row in rows(whole)
+    ]
     for name in ("model", "optimizer"):
         expected, got = final_tensors(whole, name), final_tensors(parts, name)
         assert expected.keys() == got.keys()

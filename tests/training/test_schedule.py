@@ -9,15 +9,11 @@ from hypothesis import strategies as st
 from megadape.training.schedule import SHAPES, ScheduleSettings
 
 
-@given(
-    st.sampled_from(sorted(SHAPES)), st.integers(1, 300), st.floats(0, 1), st.floats(0, 1), st.floats(0.01, 1)
-)
+@given(st.sampled_from(sorted(SHAPES)), st.integers(1, 300), st.floats(0, 1), st.floats(0, 1), st.floats(0.01, 1))
 def test_rises_to_the_peak_then_never_rises_and_stays_in_bounds(
     kind: str, steps: int, warmup: float, minimum: float, descent: float
 ) -> None:
-    schedule = ScheduleSettings.model_validate(
-        {"kind": kind, "warmup": warmup, "minimum": minimum, "descent": descent}
-    )
+    schedule = ScheduleSettings.model_validate({"kind": kind, "warmup": warmup, "minimum": minimum, "descent": descent})
     factors = [schedule.factor(step, steps) for step in range(steps)]
     peak = max(range(steps), key=factors.__getitem__)
     assert factors[: peak + 1] == sorted(factors[: peak + 1])

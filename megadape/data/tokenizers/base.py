@@ -91,10 +91,6 @@ class TokenizerSettingsBase(Settings):
         """Field -> file that the tokenizer is made from."""
         return {name: getattr(self, name) for name in self.COPIES}
 
-    def with_files(self, files: dict[str, Path]) -> TokenizerSettingsBase:
-        """The same settings reading other files."""
-        return self.model_copy(update=dict(files))
-
 
 def require_utf8(text: str) -> None:
     """``TokenizerError`` for a text without UTF-8 form; some libraries would change it, others give no reason."""

@@ -1,7 +1,7 @@
 """Figures as a paper prints them: perplexity against length, and what heads make of distance; a CSV for each.
 
-Drawn with matplotlib's objects alone (no pyplot), at the width at which they are printed. The suffix of the path chooses
-the format: .png (200 dpi), .svg or .pdf, the latter two with text as text.
+Drawn with matplotlib's objects alone (no pyplot), at the width at which they are printed. The suffix of the path
+chooses the format: .png (200 dpi), .svg or .pdf, the latter two with text as text.
 """
 
 from megadape.evaluation.figures.curves import Curves, check_curves, draw_extrapolation, write_curves_csv

@@ -7,15 +7,23 @@ from math import isfinite
 from statistics import fmean
 
 
-def format_value(value: float) -> str:
-    """A perplexity, or bits per byte, in few characters: 4.05, 27.4, 265, 1.2e4, inf."""
+def format_value(value: float, decimals: int = 2) -> str:
+    """A perplexity, or bits per byte, in few characters: 4.05, 27.4, 265, 1.2e4, inf.
+
+    Args:
+        value: not NaN.
+        decimals: of values below 10; larger ones have one digit fewer for each power of ten.
+    """
     if not isfinite(value):
         return str(value)
     if abs(value) >= 9999.5:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{mantissa}e{int(exponent)}"
-    digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
-    return f"{value:.{digits}f}"
+    for places in range(decimals, -1, -1):
+        text = f"{value:.{places}f}"
+        if sum(map(str.isdigit, text)) <= decimals + 1:
+            break
+    return text
 
 
 def spread_labels(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

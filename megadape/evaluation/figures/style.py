@@ -1,8 +1,8 @@
 """What figures look like: type, lines, and one look per method, the same in every figure.
 
-Colour and marker tell the position encoding, so that DAPE over an encoding stands beside its baseline; DAPE is the thick
-line with filled markers. Colours are Okabe and Ito's and Paul Tol's: colour-blind readers tell them apart, and in grey the
-markers do.
+Colour and marker tell the position encoding, so that DAPE over an encoding stands beside its baseline; DAPE is the
+thick line with filled markers. Colours are Okabe and Ito's and Paul Tol's: colour-blind readers tell them apart, and in
+grey the markers do.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class MethodStyle:
 
 
 def style_of(method: str) -> MethodStyle:
-    """The style of a method by name, such as ``rope`` or ``dape-kerple``; an unknown name has one too, always the same."""
+    """The style of a method by name, as ``rope`` or ``dape-kerple``; an unknown name has one too, always the same."""
     name = re.sub(r"\W+", "_", method.lower())
     mixed = MIXED.fullmatch(name)
     kind, encoding = mixed.groups() if mixed else (None, name)

@@ -13,7 +13,7 @@ from megadape.evaluation.figures.curves import Curves, check_curves, lengths_of
 from megadape.evaluation.figures.labels import format_value
 
 MODE_NOTES = {
-    "fixed_target": "the same target tokens are scored for every method and at every length, with ever more text before",
+    "fixed_target": "the same target tokens are scored for every method and length, with ever more text before them",
     "last_k": "sequences of each length, the last predictions of each scored",
     "all": "sequences of each length, every prediction scored",
 }
@@ -134,9 +134,9 @@ def best_of(curves: Curves) -> set[tuple[str, int]]:
     return best
 
 
-def format_cell(curve: Mapping[int, float], length: int) -> str:
+def format_cell(curve: Mapping[int, float], length: int, decimals: int = 2) -> str:
     """A value of a table; a dash where there is none."""
-    return format_value(curve[length]) if length in curve else "\N{EN DASH}"
+    return format_value(curve[length], decimals) if length in curve else "\N{EN DASH}"
 
 
 def format_seconds(seconds: float) -> str:

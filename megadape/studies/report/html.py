@@ -41,19 +41,19 @@ def write_html(report: DemoReport, path: Path) -> None:
         perplexity=_length_table(report, report.perplexity),
         note=escape(describe_mode(report)),
         figures="\n".join(_figure(caption, figure) for caption, figure in report.figures),
-        bits_per_byte=_length_table(report, report.bits_per_byte),
+        bits_per_byte=_length_table(report, report.bits_per_byte, decimals=3),
         training=_training_table(report),
         facts="\n".join(f"<dt>{escape(label)}</dt><dd>{escape(value)}</dd>" for label, value in report.facts.items()),
     )
     write_whole(path, page)
 
 
-def _length_table(report: DemoReport, curves: Curves) -> str:
+def _length_table(report: DemoReport, curves: Curves, decimals: int = 2) -> str:
     lengths, best = lengths_of(curves), best_of(curves)
     trained = "<small>trained</small>"
     head = ["method", *(f"{trained if length == report.training_length else ''}{length}" for length in lengths)]
     rows = [
-        (method, [(format_cell(curve, length), (method, length) in best) for length in lengths])
+        (method, [(format_cell(curve, length, decimals), (method, length) in best) for length in lengths])
         for method, curve in curves.items()
     ]
     return _table(head, rows)

@@ -34,9 +34,11 @@ figure { margin: 1.6rem 0; }
 figure img {
   display: block; max-width: 100%; padding: .6rem; background: #ffffff; border: 1px solid var(--line);
 }
+figure img[src^="data:image/svg"] { width: 44rem; }
 figcaption { margin-top: .5rem; max-width: 44rem; color: var(--quiet); font-size: .9rem; }
 dl {
-  display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .35rem 1.25rem; margin: 0; font-size: .92rem;
+  display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .35rem 1.25rem;
+  margin: 0; font-size: .92rem;
 }
 dt { color: var(--quiet); }
 dd { margin: 0; overflow-wrap: anywhere; white-space: pre-line; }
