@@ -52,8 +52,8 @@ DEMO_RUN: Mapping[str, Any] = {
     "training": {
         "steps": 600,
         "sequence_length": 128,
-        "global_batch_size": 32,
-        "micro_batch_size": 32,
+        "global_batch_size": 16,
+        "micro_batch_size": 16,
         "optimizer": {"learning_rate": 3e-3},
         "schedule": {"warmup": 0.05},
     },
@@ -86,8 +86,8 @@ class Size:
     sequences: int
 
 
-FULL = Size(steps=600, vocabulary=2048, tokenizer_bytes=4_000_000, sequences=12)
-QUICK = Size(steps=120, vocabulary=512, tokenizer_bytes=1_000_000, sequences=2)
+FULL = Size(steps=600, vocabulary=2048, tokenizer_bytes=4_000_000, sequences=8)
+QUICK = Size(steps=120, vocabulary=1024, tokenizer_bytes=1_000_000, sequences=2)
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ def run_jobs(
     finally:
         for _, process in running.values():
             process.kill()
+            process.join()
     return results
 
 

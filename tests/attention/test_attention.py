@@ -182,6 +182,17 @@ def test_far_offsets_change_nothing_where_distance_alone_matters(name: str) -> N
         torch.testing.assert_close(far, near)
 
 
+@pytest.mark.parametrize("keys", [[0, 1, 2, 3], [3, 0, 2, 1], [5, 5, 7, 7]])
+def test_the_mask_follows_the_positions_and_not_the_order(keys: list[int]) -> None:
+    encoding, positions = make_encoding("none"), torch.tensor(keys)
+    for queries in (4, 2, 1):
+        q, k, v = make_content(queries, 4, 4)
+        options = {"query_positions": positions[4 - queries :], "key_positions": positions}
+        expected = attend(encoding, q, k, v, backend="reference", **options)
+        for backend in ("sdpa", "rows"):
+            torch.testing.assert_close(attend(encoding, q, k, v, backend=backend, **options), expected)
+
+
 @pytest.mark.parametrize("backend", list(BACKENDS))
 @pytest.mark.parametrize("name", ["none", "alibi"])
 def test_a_query_that_sees_no_key_gives_zeros(name: str, backend: str) -> None:

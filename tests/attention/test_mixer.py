@@ -92,6 +92,7 @@ def test_initial_values_are_those_of_a_linear_layer() -> None:
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
 def test_gradients(variant: str) -> None:
+    torch.manual_seed(0)
     mixer = DapeMixer(3, 5, variant).double()
     scores = torch.randn(2, 3, 2, 3, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)
