@@ -78,6 +78,14 @@ class Request:
             return False
         return _rising(self.key_positions)
 
+    @cached_property
+    def lead(self) -> int | None:
+        """How far the first query's position is past the first key's, where both count up by one; else None."""
+        queries, keys = self.query_positions, self.key_positions
+        if not len(queries) or not len(keys) or not (_consecutive(queries) and _consecutive(keys)):
+            return None
+        return int(queries[0] - keys[0])
+
     def visible(self) -> Tensor | None:
         """Which keys each query may see: [q, k] booleans; None where it is all of them."""
         return self.query_positions[:, None] >= self.key_positions[None, :] if self.causal else None
@@ -164,7 +172,7 @@ def _check_bias(q: Tensor, k: Tensor, bias: Bias | None, causal: bool) -> None:
     geometry = bias.geometry
     if geometry.heads.local != q.shape[1]:
         raise AttentionError(f"the position encoding is built for {geometry.heads.local} heads, but q has {q.shape[1]}")
-    if geometry.causal != causal:
+    if bias.directed and geometry.causal != causal:
         raise AttentionError(
             f"the position encoding is built with causal={geometry.causal}, but attention is asked for causal={causal}"
         )
@@ -172,6 +180,10 @@ def _check_bias(q: Tensor, k: Tensor, bias: Bias | None, causal: bool) -> None:
 
 def _rising(positions: Tensor) -> bool:
     return bool((positions.diff() > 0).all())
+
+
+def _consecutive(positions: Tensor) -> bool:
+    return bool((positions.diff() == 1).all())
 
 
 def _read_positions(name: str, positions: Tensor | None, x: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ class Alibi(DistanceBias):
     """``-slope_h * |i - j|`` (paper, section 3); the bidirectional form adds 0.5 where i > j."""
 
     shared = True
+    directed = True
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__(geometry)

@@ -74,6 +74,9 @@ class PositionEncoding(DeclaredModule):
     shared: ClassVar[bool] = False
     """Whether one instance serves all layers (T5's table) rather than one per layer."""
 
+    directed: ClassVar[bool] = False
+    """Whether ``geometry.causal`` changes what it computes: causal and bidirectional attention then need their own."""
+
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
         self.geometry = geometry

@@ -31,6 +31,8 @@ class Cope(ContextualBias):
     bidirectional form p_ij sums the gates between i and j, both included.
     """
 
+    directed = True
+
     def __init__(self, geometry: Geometry, max_positions: int) -> None:
         super().__init__(geometry)
         self.max_positions = max_positions

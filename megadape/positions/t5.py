@@ -43,6 +43,7 @@ class T5(DistanceBias):
     """``table[bucket(i - j), head]`` (paper, section 2.1): a bucket for each small distance, then logarithmic ones."""
 
     shared = True
+    directed = True
 
     def __init__(self, geometry: Geometry, num_buckets: int, max_distance: int) -> None:
         super().__init__(geometry)

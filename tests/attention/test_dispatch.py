@@ -111,3 +111,11 @@ def test_more_queries_than_keys_are_fine_where_no_position_is_read() -> None:
     out = [dape_attention(q, k, k, causal=False, backend=backend) for backend in BACKENDS]
     torch.testing.assert_close(out[0], out[-1])
     torch.testing.assert_close(out[1], out[-1])
+
+
+def test_an_encoding_that_knows_no_direction_serves_both_forms() -> None:
+    q = torch.randn(1, 2, 5, 4)
+    for causal in (True, False):
+        biases = [build("kerple_log", 2, causal=built) for built in (True, False)]
+        biases[1].load_state_dict(biases[0].state_dict())
+        torch.testing.assert_close(*[dape_attention(q, q, q, bias=bias, causal=causal) for bias in biases])

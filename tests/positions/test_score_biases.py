@@ -134,7 +134,7 @@ def test_cope(sizes: tuple[int, int, int], causal: bool) -> None:
     cope.embedding.data = draw(-1, 1, 4, 4)
     embedding = cope.embedding.detach()
     i, j, q, k, scores = content(sizes, 2, 4)
-    bias = cope.contextual_bias(q, k, scores, i, j, 0.3)
+    bias = cope.contextual_bias(q, k, scores, i, j, 0.3).detach()
     for b, h, row, column in torch.cartesian_prod(*(torch.arange(n) for n in scores.shape)).tolist():
         at, key = int(i[row]), int(j[column])
         between = range(key, at + 1) if causal or key <= at else range(at, key + 1)

@@ -58,6 +58,4 @@ def test_a_failing_job_is_told_and_the_others_are_stopped(
     with pytest.raises(TrainingError, match=said):
         run_jobs(jobs, 2, 1, lambda *told: None)
     with pytest.raises(ProcessLookupError):
-        for _ in range(100):
-            os.kill(int(mark.read_text()), 0)
-            time.sleep(0.1)
+        os.kill(int(mark.read_text()), 0)
