@@ -74,7 +74,7 @@ def demo(
     text: Annotated[
         Path | None, typer.Option(help="Your own text (file or folder); default: Python's standard library.")
     ] = None,
-    tokenizer: Annotated[str, typer.Option(help="sentencepiece (trained on the text) or byte.")] = "sentencepiece",
+    tokenizer: Annotated[str, typer.Option(help="byte, or sentencepiece (trained on the text).")] = "byte",
     seed: Annotated[int, typer.Option(help="Of initial values and data order.")] = 1234,
     quick: Annotated[bool, typer.Option("--quick", help="Smaller and shorter: under 90 seconds.")] = False,
 ) -> None:

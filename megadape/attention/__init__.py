@@ -1,7 +1,9 @@
 """Attention with position biases and DAPE's mixing of heads."""
 
 from megadape.attention.dispatch import BACKENDS, choose, dape_attention
-from megadape.attention.mixer import VARIANTS, DapeMixer, DapeSettings, MixerSettings, NoMixer
+from megadape.attention.mixer import VARIANTS, DapeMixer, DapeSettings, NoMixer
+from megadape.attention.mixer_v2 import DapeV2Mixer, DapeV2Settings
+from megadape.attention.mixers import MixerSettings
 from megadape.attention.reference import Logits, explain
 from megadape.attention.request import Backend, Request, make_request
 
@@ -11,6 +13,8 @@ __all__ = [
     "Backend",
     "DapeMixer",
     "DapeSettings",
+    "DapeV2Mixer",
+    "DapeV2Settings",
     "Logits",
     "MixerSettings",
     "NoMixer",

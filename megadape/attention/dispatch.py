@@ -1,6 +1,7 @@
 """One call for all attention: the request is checked, and given to a backend that can do it.
 
-To add a backend: write its file, and enter it in ``BACKENDS`` before those that it should be preferred to.
+To add a backend: write its file, and enter it in ``BACKENDS`` before those that it should be preferred to. Torch's own
+attention comes first where nothing is added to scores and nothing is mixed.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ from megadape.attention.reference import Reference
 from megadape.attention.request import Backend, Bias, Request, make_request
 from megadape.attention.rows import Rows
 from megadape.attention.sdpa import Sdpa
+from megadape.attention.tiled import Tiled
 from megadape.errors import AttentionError
 
 AUTO = "auto"
 
-_BY_PREFERENCE: tuple[Backend, ...] = (Rows(inner=(Sdpa(), Reference())), Sdpa(), Reference())
+_BY_PREFERENCE: tuple[Backend, ...] = (Tiled(), Rows(inner=(Sdpa(), Reference())), Sdpa(), Reference())
 
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _BY_PREFERENCE}
-"""Name -> backend; ``auto`` takes the first that can do what is asked."""
+"""Name -> backend; ``auto`` takes the first that can do what is asked, but ``PLAIN`` for plain attention."""
+
+PLAIN = Sdpa.name
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +92,8 @@ def choose(request: Request, name: str = AUTO) -> Backend:
         if reason is not None:
             able = ", ".join(backend.name for backend in capable)
             raise AttentionError(f"attention backend {name!r} cannot be used: it {reason}; those that can: {able}")
+    elif request.plain:
+        chosen = BACKENDS[PLAIN]
     else:
         chosen = capable[0]  # the reference refuses nothing
     _log_choice(chosen.name, name, str(request.device.type), request.mixer is not None)

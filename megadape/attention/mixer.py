@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from math import prod
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -76,18 +77,24 @@ class DapeMixer(DeclaredModule):
         super().__init__()
         _check_options(num_heads, hidden, variant, with_bias)
         self.num_heads, self.hidden, self.variant, self.with_bias = num_heads, hidden, variant, with_bias
-        columns = num_heads * (VARIANTS[variant].blocks if with_bias else 1)
-        self.w1 = self.declare("w1", (hidden, columns), fan_in_uniform(columns))
-        self.b1 = self.declare("b1", (hidden,), fan_in_uniform(columns), decay=False)
-        self.w2 = self.declare("w2", (num_heads, hidden), fan_in_uniform(hidden))
-        self.b2 = self.declare("b2", (num_heads,), fan_in_uniform(hidden), decay=False)
+        self._declare_weights(num_heads * (VARIANTS[variant].blocks if with_bias else 1))
 
-    def forward(self, scores: Tensor, bias: Tensor | None = None) -> Tensor:
+    def _declare_weights(self, columns: int, taps: tuple[int, ...] = ()) -> None:
+        """W1 for that many numbers a pair, and W2; ``taps`` is a further axis of both, where neighbours are read."""
+        fan_in, fan_hidden = columns * prod(taps), self.hidden * prod(taps)
+        self.w1 = self.declare("w1", (self.hidden, columns, *taps), fan_in_uniform(fan_in))
+        self.b1 = self.declare("b1", (self.hidden,), fan_in_uniform(fan_in), decay=False)
+        self.w2 = self.declare("w2", (self.num_heads, self.hidden, *taps), fan_in_uniform(fan_hidden))
+        self.b2 = self.declare("b2", (self.num_heads,), fan_in_uniform(fan_hidden), decay=False)
+
+    def forward(self, scores: Tensor, bias: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
         """The equation, before any mask.
 
         Args:
             scores: [b, h, q, k], already scaled.
             bias: [h, q, k] or [b, h, q, k]; None exactly when the mixer was built ``with_bias=False``.
+            visible: [q, k] booleans, the keys that each query may see; None where it is all of them. Only mixers that
+                read neighbouring keys need it.
 
         Returns:
             Logits [b, h, q, k], in the widest dtype of scores, bias and parameters.
@@ -95,12 +102,12 @@ class DapeMixer(DeclaredModule):
         Raises:
             AttentionError: shapes do not fit, or the bias is missing or unexpected.
         """
-        correction = self.correction(scores, bias)
+        correction = self.correction(scores, bias, visible)
         if bias is None or not VARIANTS[self.variant].adds_bias:
             return scores + correction
         return scores + bias + correction
 
-    def correction(self, scores: Tensor, bias: Tensor | None = None) -> Tensor:
+    def correction(self, scores: Tensor, bias: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
         """f alone, of what the variant reads: arguments and result as in ``forward``."""
         self._check(scores, bias)
         dtype = torch.promote_types(scores.dtype, self.w1.dtype)
@@ -180,7 +187,3 @@ class DapeSettings(Settings):
     def build(self, heads: Heads, *, with_bias: bool) -> DapeMixer:
         """Build the mixer of one layer; ``ConfigurationError`` where the variant needs a bias and there is none."""
         return DapeMixer(heads.total, self.hidden, self.variant, with_bias=with_bias)
-
-
-MixerSettings = Annotated[NoMixer | DapeSettings, Field(discriminator="kind")]
-"""Settings of any mixer, told apart by ``kind``."""

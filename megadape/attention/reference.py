@@ -51,7 +51,7 @@ def make_logits(request: Request) -> Logits:
     scores = ((request.q * request.scale) @ request.k.transpose(-1, -2)).to(request.score_dtype)
     bias = make_bias(request, scores)
     if request.mixer is not None:
-        return Logits(scores, bias, request.mixer(scores, bias))
+        return Logits(scores, bias, request.mixer(scores, bias, request.visible()))
     return Logits(scores, bias, scores if bias is None else scores + bias)
 
 

@@ -59,6 +59,11 @@ class Request:
         """What scores and softmax are computed in: float32 at least."""
         return torch.promote_types(self.q.dtype, torch.float32)
 
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is added to scores and nothing is mixed."""
+        return self.bias is None and self.mixer is None
+
     @cached_property
     def needs_grad(self) -> bool:
         """Whether anything that goes into the result wants a gradient."""

@@ -50,14 +50,14 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 DEMO_RUN: Mapping[str, Any] = {
     "model": {"num_layers": 4, "hidden_size": 128, "num_heads": 4},
     "training": {
-        "steps": 600,
+        "steps": 500,
         "sequence_length": 128,
         "global_batch_size": 16,
         "micro_batch_size": 16,
         "optimizer": {"learning_rate": 3e-3},
         "schedule": {"warmup": 0.05},
     },
-    "checkpoint": {"save_every": 200},
+    "checkpoint": {"save_every": 250},
 }
 """The settings of configs/models/demo.yaml, which a test holds equal: the demo also runs where only the package is."""
 
@@ -71,7 +71,7 @@ class DemoOptions:
 
     out: Path
     text: Path | None = None
-    tokenizer: str = "sentencepiece"
+    tokenizer: str = "byte"
     seed: int = 1234
     quick: bool = False
 
@@ -86,8 +86,8 @@ class Size:
     sequences: int
 
 
-FULL = Size(steps=600, vocabulary=2048, tokenizer_bytes=4_000_000, sequences=8)
-QUICK = Size(steps=120, vocabulary=1024, tokenizer_bytes=1_000_000, sequences=2)
+FULL = Size(steps=500, vocabulary=512, tokenizer_bytes=4_000_000, sequences=8)
+QUICK = Size(steps=120, vocabulary=512, tokenizer_bytes=1_000_000, sequences=2)
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ def describe(
     source = "Python's standard library" if options.text is None else str(options.text)
     return {
         "text": f"{source}: {manifest.documents:,} documents, {manifest.text_bytes / 1e6:.1f} MB",
-        "tokens": f"{manifest.tokens:,} ({options.tokenizer}, vocabulary {manifest.tokenizer.vocab_size:,})",
+        "tokens": f"{manifest.tokens:,} (tokenizer {options.tokenizer}, vocabulary {manifest.tokenizer.vocab_size:,})",
         "model": f"{shape.num_layers} layers, width {shape.hidden_size}, {shape.num_heads} heads",
         "training": f"{training.steps} steps of {training.global_batch_size} x {training.sequence_length} tokens, "
         f"seed {run.seed}",

@@ -14,7 +14,11 @@ DAPE = {"alibi", "fire", "kerple", "kerple_power", "none", "rope", "t5"}
 
 
 def test_the_rows() -> None:
-    assert {path.stem for path in FOLDER.glob("*.yaml")} == {*ENCODINGS, *(f"dape_{name}" for name in DAPE)}
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == {
+        *ENCODINGS,
+        *(f"dape_{name}" for name in DAPE),
+        "dape_v2_kerple",
+    }
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
@@ -26,5 +30,5 @@ def test_each_says_what_its_name_says(path: Path) -> None:
     adds = isinstance(encoding, ScoreBias | ContextualBias)
     mixer = TypeAdapter(MixerSettings).validate_python(content["mixer"]).build(geometry.heads, with_bias=adds)
     assert (mixer is not None) == path.stem.startswith("dape_")
-    kind = path.stem.removeprefix("dape_")
+    kind = path.stem.removeprefix("dape_").removeprefix("v2_")
     assert content["positions"]["kind"] == ("kerple_log" if kind == "kerple" else kind)

@@ -23,11 +23,12 @@ def ask(bias: str | None = None, mixing: bool = False, grad: bool = False) -> Re
     ("request_", "chosen"),
     [
         (ask(grad=True), "sdpa"),
-        (ask("alibi", grad=True), "sdpa"),
-        (ask("alibi"), "rows"),
+        (ask("alibi", grad=True), "tiled"),
+        (ask("alibi"), "tiled"),
         (ask("cope", grad=True), "reference"),
-        (ask("alibi", mixing=True, grad=True), "reference"),
-        (ask("alibi", mixing=True), "rows"),
+        (ask("cope"), "rows"),
+        (ask("alibi", mixing=True, grad=True), "tiled"),
+        (ask("fire", mixing=True), "tiled"),
     ],
 )
 def test_auto_takes_the_first_that_can(request_: Request, chosen: str) -> None:
@@ -51,11 +52,11 @@ def test_a_gradient_is_needed_where_anything_learns() -> None:
         (
             ask("alibi", mixing=True),
             "sdpa",
-            "'sdpa' cannot be used: it does not mix heads; .* can: rows, reference",
+            "'sdpa' cannot be used: it does not mix heads; .* can: .*tiled, rows, reference",
         ),
         (ask("cope", grad=True), "sdpa", "does not show its scores .* can: reference"),
-        (ask(grad=True), "rows", "keeps nothing for a backward pass .* can: sdpa, reference"),
-        (ask(), "flash", "unknown attention backend 'flash'; known: auto, rows, sdpa, reference"),
+        (ask(grad=True), "rows", "keeps nothing for a backward pass .* can: .*tiled, sdpa, reference"),
+        (ask(), "flash", "unknown attention backend 'flash'; known: auto, .*tiled, rows, sdpa, reference"),
     ],
 )
 def test_the_impossible_is_refused_with_the_reason(request_: Request, name: str, message: str) -> None:
@@ -68,7 +69,9 @@ def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="megadape.attention"):
         for _ in range(3):
             choose(ask("alibi", grad=True))
-    assert [record.message for record in caplog.records] == ["attention backend sdpa (asked: auto, on cpu, not mixing)"]
+    assert [record.message for record in caplog.records] == [
+        "attention backend tiled (asked: auto, on cpu, not mixing)"
+    ]
 
 
 ZEROS = torch.zeros(1, 2, 3, 4)

@@ -69,7 +69,19 @@ def test_the_whole_demo_on_a_text_of_ones_own(tmp_path: Path) -> None:
             with (library / name).open("rb") as source:
                 shutil.copyfileobj(source, file)
     out = tmp_path / "demo"
-    command = [sys.executable, "-m", "megadape", "demo", "--quick", "--text", book, "--tokenizer", "byte", "--out", out]
+    command = [
+        sys.executable,
+        "-m",
+        "megadape",
+        "demo",
+        "--quick",
+        "--text",
+        book,
+        "--tokenizer",
+        "sentencepiece",
+        "--out",
+        out,
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=590, check=False)
     assert result.returncode == 0, result.stderr
     results = json.loads((out / "results.json").read_text())["methods"]

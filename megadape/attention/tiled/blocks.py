@@ -44,7 +44,7 @@ class Visibility(Protocol):
     def keys(self, first: int, end: int) -> int:
         """No row of first .. end - 1 sees this key or a later one."""
 
-    def hidden(self, block: Block) -> Tensor | None:
+    def masked(self, block: Block) -> Tensor | None:
         """[rows, m] booleans, rows reversed: which of the block's last m keys are not seen; None where all are."""
 
 
@@ -59,7 +59,7 @@ class Everything:
         """As in ``Visibility``."""
         return self.all_keys
 
-    def hidden(self, block: Block) -> Tensor | None:
+    def masked(self, block: Block) -> Tensor | None:
         """As in ``Visibility``."""
         return None
 
@@ -81,7 +81,7 @@ class Triangle:
         """As in ``Visibility``."""
         return min(self.all_keys, self.lead + end)
 
-    def hidden(self, block: Block) -> Tensor | None:
+    def masked(self, block: Block) -> Tensor | None:
         """As in ``Visibility``."""
         seen_by_all = self.lead + block.first + 1
         if seen_by_all >= block.keys:
@@ -104,7 +104,7 @@ class ByPosition:
         seen = (self.key_positions <= self.query_positions[first:end].max()).nonzero()
         return int(seen[-1]) + 1 if len(seen) else 0
 
-    def hidden(self, block: Block) -> Tensor | None:
+    def masked(self, block: Block) -> Tensor | None:
         """As in ``Visibility``."""
         queries = self.query_positions[block.first : block.end].flip(0)
         return queries[:, None] < self.key_positions[None, : block.keys]

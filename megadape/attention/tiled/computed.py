@@ -141,7 +141,7 @@ class _ComputedGradients:
 
     def add(self, block: Block, rows: slice, gradients: Sequence[Tensor]) -> None:
         for total, gradient in zip(self.dterms, gradients, strict=True):
-            total[:, rows] += gradient.sum(1)
+            total[:, rows] += gradient[:, 0] if gradient.shape[1] == 1 else gradient.sum(1)
 
     def close(self, block: Block) -> None:
         outputs = [(term, dterm) for term, dterm in zip(self.terms, self.dterms, strict=True) if term.requires_grad]

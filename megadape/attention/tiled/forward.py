@@ -1,81 +1,70 @@
-"""The forward walk over blocks and tiles."""
+"""The forward pass: scores, logits, softmax and output, block by block."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from megadape.attention.tiled.blocks import Block, Visibility
-from megadape.attention.tiled.mixing import Mixing, Weights
+from megadape.attention.tiled.blocks import Block
+from megadape.attention.tiled.fold import Fold
+from megadape.attention.tiled.mixing import Terms, Tile, Weights
+from megadape.attention.tiled.plan import Plan
 from megadape.attention.tiled.scratch import Scratch
-from megadape.attention.tiled.sources import Inputs, Source
+from megadape.attention.tiled.sources import Inputs
 
 
-@dataclass(frozen=True)
-class Plan:
-    """All of a call but its tensors."""
+def run_forward(plan: Plan, q: Tensor, k: Tensor, v: Tensor, weights: Weights, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Attention.
 
-    blocks: tuple[Block, ...]
-    visibility: Visibility
-    mixing: Mixing
-    source: Source
-    scale: float
-    dtype: torch.dtype
-    """Of all arithmetic."""
-
-    tile_pairs: int
-    """Pairs that are mixed at a time."""
-
-    def batch_step(self, block: Block) -> int:
-        """How many sequences of a batch share a tile."""
-        return max(1, self.tile_pairs // block.pairs)
-
-    def row_slices(self, block: Block) -> Iterator[slice]:
-        """The tiles of a block, as slices of its reversed rows."""
-        step = max(1, min(block.rows, self.tile_pairs // block.keys))
-        return (slice(first, min(first + step, block.rows)) for first in range(0, block.rows, step))
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Some sequences of a batch, heads outermost: [b, h, s, d] -> [h b, s, d]."""
-
-    sequences: slice
-    dtype: torch.dtype
-
-    def all(self, x: Tensor, contiguous: bool = True) -> Tensor:
-        """[b, h, s, d] -> [h b, s, d]; a view where the tensor allows it and needs not be contiguous."""
-        folded = x[self.sequences].transpose(0, 1).to(self.dtype).flatten(0, 1)
-        return folded.contiguous() if contiguous else folded
-
-    def rows(self, x: Tensor, block: Block) -> Tensor:
-        """The block's rows, reversed: [b, h, q, d] -> [h b, rows, d]."""
-        return self.all(x[:, :, block.first : block.end]).flip(1)
-
-    def put_rows(self, x: Tensor, block: Block, out: Tensor) -> None:
-        """The inverse of ``rows``, into ``out``."""
-        part = out[self.sequences, :, block.first : block.end]
-        part.copy_(x.flip(1).unflatten(0, (part.shape[1], -1)).transpose(0, 1))
-
-    def put_all(self, x: Tensor, out: Tensor) -> None:
-        """The inverse of ``all``, into ``out``."""
-        part = out[self.sequences]
-        part.copy_(x.unflatten(0, (part.shape[1], -1)).transpose(0, 1))
-
-
-def run_forward(
-    plan: Plan, q: Tensor, k: Tensor, v: Tensor, weights: Weights, inputs: Inputs
-) -> tuple[Tensor, Tensor]:
-    """Attention [b, h, q, d'] and, for the backward pass, the logarithm of each row's sum of exponentials [b, h, q, 1]."""
-    out = torch.zeros(*q.shape[:3], v.shape[3], dtype=v.dtype, device=v.device)
-    log_sums = torch.zeros(*q.shape[:3], 1, dtype=plan.dtype, device=v.device)
+    Returns:
+        Output [b, h, q, d'], and the binary logarithm of each row's sum of powers [b, h, q, 1] in the plan's dtype.
+    """
+    out = v.new_zeros(*q.shape[:3], v.shape[3])
+    k, v = plan.pack(k), plan.pack(v)
+    log_sums = torch.zeros(*q.shape[:3], 1, dtype=plan.dtype, device=q.device)
     scratch = Scratch(plan.dtype, q.device)
     for block in plan.blocks:
         terms = plan.source.terms(block, inputs)
-        hidden = plan.visibility.hidden(block)
-        step = plan.batch_step(block)
-        for first in range(0, len(q), step):
-            fold = Fold(slice(first, first + step), plan.dtype)
+        masked = plan.visibility.masked(block)
+        for fold in plan.folds(block, len(q)):
+            scores = make_scores(plan, fold, q, k, scratch)
+            sums, tops = _exponentials(plan, block, scores, terms, weights, masked, scratch)
+            rows = torch.bmm(scores.flatten(0, 1), fold.keys(v)).div_(sums)
+            fold.put_rows(out, rows)
+            fold.put_rows(log_sums, sums.log2_().add_(tops))
+    return out, log_sums
+
+
+def make_scores(plan: Plan, fold: Fold, q: Tensor, k: Tensor, scratch: Scratch) -> Tensor:
+    """Scaled q k^T of a block: [h, b, rows, keys]."""
+    queries, keys = fold.rows(q).mul_(plan.scale), fold.keys(k)
+    scores = scratch.take("scores", len(queries), fold.block.rows, fold.block.keys)
+    torch.bmm(queries, keys.mT, out=scores)
+    return scores.unflatten(0, (q.shape[1], -1))
+
+
+def take_tile(rows: slice, scores: Tensor, terms: Terms, masked: Tensor | None) -> Tile:
+    """Some rows of a block."""
+    return Tile(scores[:, :, rows], tuple(term[:, rows] for term in terms), None if masked is None else masked[rows])
+
+
+def _exponentials(
+    plan: Plan, block: Block, scores: Tensor, terms: Terms, weights: Weights, masked: Tensor | None, scratch: Scratch
+) -> tuple[Tensor, Tensor]:
+    """Scores become 2^(logit - maximum of the row), 0 where masked; the rows' sums and maxima are [h b, rows, 1]."""
+    sums, tops = (scratch.take(name, *scores.shape[:3], 1) for name in ("sums", "tops"))
+    # rows that see nothing: 2^(-inf - 0) / 1 makes zeros of them
+    blind = None if masked is None or masked.shape[1] < block.keys else masked.all(-1, keepdim=True)
+    for rows in plan.tiles(block):
+        tile, top = scores[:, :, rows], tops[:, :, rows]
+        plan.mixing.forward(take_tile(rows, scores, terms, masked), weights, tile, scratch)
+        if masked is not None:
+            tile[..., -masked.shape[1] :].masked_fill_(masked[rows], float("-inf"))
+        top.copy_(tile.amax(-1, keepdim=True))
+        if blind is not None:
+            top.masked_fill_(blind[rows], 0.0)
+        tile.sub_(top).exp2_()
+        sums[:, :, rows] = tile.sum(-1, keepdim=True)
+    if blind is not None:
+        sums.masked_fill_(blind, 1.0)
+    return sums.flatten(0, 1), tops.flatten(0, 1)

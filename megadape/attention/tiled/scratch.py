@@ -16,7 +16,7 @@ class Scratch:
         self._buffers: dict[str, Tensor] = {}
 
     def take(self, name: str, *shape: int) -> Tensor:
-        """A contiguous tensor of that shape: what was left there under this name and of the same shape, else anything."""
+        """A contiguous tensor: what was left under this name in the same shape, else anything."""
         size = prod(shape)
         buffer = self._buffers.get(name)
         if buffer is None or buffer.numel() < size:

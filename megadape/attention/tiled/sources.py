@@ -20,10 +20,10 @@ class TermGradients(Protocol):
     """Gathers the gradients of terms over a backward pass."""
 
     def open(self, block: Block) -> Terms:
-        """The terms of a block: [m, rows, keys] each."""
+        """The terms of a block: [front, rows, keys, back] each."""
 
     def add(self, block: Block, rows: slice, gradients: Sequence[Tensor]) -> None:
-        """Gradients [m, b, r, keys] of the terms at some rows of the open block (counted in reversed order)."""
+        """Gradients [front, b, r, keys, back] of the terms at some (reversed) rows of the open block."""
 
     def close(self, block: Block) -> None:
         """All of the block has been added."""
@@ -35,11 +35,12 @@ class TermGradients(Protocol):
 class Source(Protocol):
     """Brings the terms of the bias (``mixing``) to a block."""
 
-    inputs: Inputs
-    """What learns: autograd hands it in and gets its gradients."""
+    @property
+    def inputs(self) -> Inputs:
+        """What learns: autograd hands it in and gets its gradients."""
 
     def terms(self, block: Block, inputs: Inputs) -> Terms:
-        """[m, rows, keys] each."""
+        """[front, rows, keys, back] each."""
 
     def gradients(self, inputs: Inputs, scratch: Scratch) -> TermGradients:
         """For one backward pass."""
@@ -49,8 +50,9 @@ class Source(Protocol):
 class Tables:
     """Terms that depend on the offset i - j alone, for consecutive positions.
 
-    A table holds [m, offsets], from the largest offset (last query, first key) down. In a block the entry falls by one
-    with every key and with every (reversed) row, so the terms are a view and their gradients are diagonal sums.
+    A table holds [front, offsets, back], from the largest offset (last query, first key) down. In a block the offset
+    falls by one with every key and with every (reversed) row, so the terms are a view and their gradients are diagonal
+    sums.
     """
 
     inputs: Inputs
@@ -58,47 +60,62 @@ class Tables:
 
     def terms(self, block: Block, inputs: Inputs) -> Terms:
         """As in ``Source``."""
-        start = self.queries - block.end
-        return tuple(
-            table.as_strided((len(table), block.rows, block.keys), (table.stride(0), 1, 1), table.storage_offset() + start)
-            for table in inputs
-        )
+        return tuple(self._read(table, block) for table in inputs)
 
     def gradients(self, inputs: Inputs, scratch: Scratch) -> TermGradients:
         """As in ``Source``."""
-        return _TableGradients(self, inputs, [torch.zeros_like(table) for table in inputs], scratch)
+        return _TableGradients(self, inputs, tuple(torch.zeros_like(table) for table in inputs), scratch)
+
+    def start(self, block: Block) -> int:
+        """Where in a table the block's first row (its last query) and first key are."""
+        return self.queries - block.end
+
+    def _read(self, table: Tensor, block: Block) -> Tensor:
+        front, along, back = table.stride()
+        shape = len(table), block.rows, block.keys, table.shape[2]
+        offset = table.storage_offset() + self.start(block) * along
+        return table.as_strided(shape, (front, along, along, back), offset)
 
 
 @dataclass(frozen=True)
 class _TableGradients:
     tables: Tables
     inputs: Inputs
-    sums: list[Tensor]
+    sums: Inputs
     scratch: Scratch
 
     def open(self, block: Block) -> Terms:
         return self.tables.terms(block, self.inputs)
 
     def add(self, block: Block, rows: slice, gradients: Sequence[Tensor]) -> None:
-        start = self.tables.queries - block.end + rows.start
+        start = self.tables.start(block) + rows.start
         for total, gradient in zip(self.sums, gradients, strict=True):
             diagonals = sum_diagonals(gradient, self.scratch)
             total[:, start : start + diagonals.shape[1]] += diagonals
 
     def close(self, block: Block) -> None:
-        pass
+        """Nothing is left to do."""
 
     def result(self) -> tuple[Tensor | None, ...]:
-        return tuple(self.sums)
+        return self.sums
 
 
 def sum_diagonals(x: Tensor, scratch: Scratch) -> Tensor:
-    """[m, b, r, n] -> [m, r + n - 1]: entry t sums x[:, :, i, j] over i + j = t and the batch.
+    """[front, b, r, n, back] -> [front, r + n - 1, back]: entry t sums x[:, :, i, j] over i + j = t and the batch.
 
     Rows padded with r zeros lie skewed when they are read one entry shorter than they are: i + j becomes a column.
     """
-    m, _, r, n = x.shape
-    padded = scratch.take("diagonals", m, r, n + r)
-    padded[..., n:].zero_()
-    torch.sum(x, 1, out=padded[..., :n])
-    return padded.view(m, -1)[:, : r * (n + r - 1)].view(m, r, n + r - 1).sum(1)
+    front, _, r, n, back = x.shape
+    padded = scratch.take("diagonals", front, r, n + r, back)
+    padded[:, :, n:].zero_()
+    sum_batch(x, padded[:, :, :n])
+    skewed = padded.view(front, -1)[:, : r * (n + r - 1) * back]
+    return skewed.view(front, r, n + r - 1, back).sum(1)
+
+
+def sum_batch(x: Tensor, out: Tensor) -> None:
+    """[front, b, ...] -> [front, ...]."""
+    if x.shape[1] == 1:
+        out.copy_(x[:, 0])  # five times as fast as a sum over one
+    else:
+        torch.sum(x, 1, out=out)

@@ -1,0 +1,261 @@
+"""Time and memory of every attention backend against length, as ratios to plain fused attention without any bias.
+
+    python tools/benchmark_attention.py --lengths 512 2048 8192 --threads 1 --out benchmarks
+
+Ratios are medians over rounds in which all contestants take turns, so that a busy machine slows all alike. With one
+thread the time is the process's CPU time, else the wall clock's. Memory is the peak beyond what the inputs take, each
+in a process of its own. "published" is the form of the published code: [b, 2h, s, s] and [b, D, s, s] materialised; "dense"
+is fused attention with a materialised bias.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+from torch.nn import functional
+
+from megadape.attention import BACKENDS, DapeMixer, choose, dape_attention, make_request
+from megadape.console import make_table
+from megadape.errors import AttentionError
+from megadape.evaluation.output import write_table
+from megadape.machine import keep_freed_memory, peak_resident_bytes
+from megadape.positions import ScoreBias, build
+
+PASSES = ("forward", "forward+backward")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One length of one shape."""
+
+    length: int
+    heads: int
+    head_dim: int
+    hidden: int
+    encoding: str
+    dtype: torch.dtype
+    device: str
+
+    def tensors(self, dtype: torch.dtype, gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v [1, h, s, d]."""
+        shape = (1, self.heads, self.length, self.head_dim)
+        generator = torch.Generator().manual_seed(0)
+        made = [torch.randn(shape, generator=generator).to(self.device, dtype) for _ in range(3)]
+        q, k, v = (tensor.requires_grad_(gradient) for tensor in made)
+        return q, k, v
+
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def plain(case: Case) -> Attend:
+    """Fused attention without any bias: the measure of all others."""
+    return lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def dense(case: Case) -> Attend:
+    """Fused attention with a materialised bias, no mixing."""
+    encoding, _ = modules(case)
+    positions = torch.arange(case.length, device=case.device)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        hidden = positions[:, None] < positions
+        bias = encoding.bias(positions, positions).masked_fill(hidden, float("-inf")).to(q.dtype)
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+
+    return attend
+
+
+def published(case: Case) -> Attend:
+    """Heads concatenated and moved last for two linear layers, everything materialised."""
+    encoding, mixer = modules(case)
+    positions = torch.arange(case.length, device=case.device)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = q @ k.transpose(-1, -2) / case.head_dim**0.5
+        bias = encoding.bias(positions, positions)[None].to(q.dtype)
+        both = torch.cat([scores, bias.expand_as(scores)], dim=1).permute(0, 2, 3, 1)
+        hidden = functional.leaky_relu(functional.linear(both, mixer.w1.to(q.dtype), mixer.b1.to(q.dtype)))
+        correction = functional.linear(hidden, mixer.w2.to(q.dtype), mixer.b2.to(q.dtype)).permute(0, 3, 1, 2)
+        logits = (scores + bias + correction).masked_fill(positions[:, None] < positions, float("-inf"))
+        return logits.softmax(-1) @ v
+
+    return attend
+
+
+def backend(name: str, mixing: bool) -> Callable[[Case], Attend]:
+    """One of megadape's own, with DAPE or with the static bias alone."""
+
+    def make(case: Case) -> Attend:
+        encoding, mixer = modules(case)
+        return lambda q, k, v: dape_attention(q, k, v, bias=encoding, mixer=mixer if mixing else None, backend=name)
+
+    return make
+
+
+def modules(case: Case) -> tuple[ScoreBias, DapeMixer]:
+    """The encoding and the mixer, with the same values for every contestant."""
+    torch.manual_seed(0)
+    encoding = build(case.encoding, case.heads, head_dim=case.head_dim)
+    if not isinstance(encoding, ScoreBias):
+        raise AttentionError(f"--encoding {case.encoding} adds nothing to scores: choose alibi, kerple_log, fire or t5")
+    return encoding.to(case.device), DapeMixer(case.heads, case.hidden).to(case.device)
+
+
+CONTESTANTS: dict[str, Callable[[Case], Attend]] = {
+    "sdpa": plain,
+    "dense": dense,
+    "published": published,
+    **{f"dape {name}": backend(name, True) for name in BACKENDS},
+    **{f"static {name}": backend(name, False) for name in BACKENDS},
+}
+
+
+def refusal(name: str, case: Case, gradient: bool, limit: float) -> str | None:
+    """Why a contestant does not take part, if it does not."""
+    kind, _, chosen = name.partition(" ")
+    pairs = case.heads * case.length**2 * torch.finfo(case.dtype).bits / 8
+    arrays = {"dense": 3, "published": 6 + 2 * case.hidden / case.heads}
+    if kind in arrays or chosen == "reference":
+        wanted = pairs * arrays.get(kind, arrays["published"]) * (2 if gradient else 1)
+        return f"needs {wanted / 2**30:.0f} GiB" if wanted > limit else None
+    if not chosen:
+        return None
+    encoding, mixer = modules(case)
+    request = make_request(*case.tensors(case.dtype, gradient), bias=encoding, mixer=mixer if kind == "dape" else None)
+    try:
+        choose(request, chosen)
+    except AttentionError as error:
+        return str(error).partition(": it ")[2].partition(";")[0]
+    return None
+
+
+def run_once(attend: Attend, tensors: tuple[Tensor, Tensor, Tensor], gradient: bool) -> None:
+    """One pass."""
+    out = attend(*tensors)
+    if gradient:
+        out.backward(torch.ones_like(out))
+        for tensor in tensors:
+            tensor.grad = None
+    if out.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure_times(case: Case, names: list[str], gradient: bool, rounds: int, clock: Callable[[], float]) -> dict[str,
+float]:
+    """Median seconds of each, in turns."""
+    # plain attention is measured in float32 where the others are: stock CPU kernels are slow in bf16
+    tensors = case.tensors(case.dtype, gradient)
+    reference = case.tensors(torch.float32 if case.device == "cpu" else case.dtype, gradient)
+    attends = {name: CONTESTANTS[name](case) for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    with torch.set_grad_enabled(gradient):
+        for turn in range(rounds + 1):
+            for name, attend in attends.items():
+                started = clock()
+                run_once(attend, reference if name == "sdpa" else tensors, gradient)
+                if turn:  # the first one warms up
+                    seconds[name].append(clock() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def measure_memory(case: Case, name: str, gradient: bool, threads: int) -> float:
+    """Peak MiB of one pass beyond its inputs, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    reader, writer = context.Pipe(duplex=False)
+    process = context.Process(target=_report_memory, args=(case, name, gradient, threads, writer))
+    process.start()
+    writer.close()
+    try:
+        value: float = reader.recv()
+    except EOFError:
+        value = float("nan")
+    process.join()
+    return value
+
+
+def _report_memory(case: Case, name: str, gradient: bool, threads: int, writer: multiprocessing.connection.Connection)
+-> None:
+    torch.set_num_threads(threads)
+    warm = Case(64, case.heads, case.head_dim, case.hidden, case.encoding, case.dtype, case.device)
+    with torch.set_grad_enabled(gradient):
+        run_once(CONTESTANTS[name](warm), warm.tensors(case.dtype, gradient), gradient)
+        tensors, attend = case.tensors(case.dtype, gradient), CONTESTANTS[name](case)
+        if case.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            run_once(attend, tensors, gradient)
+            writer.send((torch.cuda.max_memory_allocated() - before) / 2**20)
+            return
+        before = peak_resident_bytes()
+        run_once(attend, tensors, gradient)
+        writer.send((peak_resident_bytes() - before) / 2**20)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 8192])
+    parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS))
+    parser.add_argument("--passes", nargs="+", default=list(PASSES), choices=PASSES)
+    parser.add_argument("--heads", type=int, default=12)
+    parser.add_argument("--head-dim", type=int, default=64)
+    parser.add_argument("--hidden", type=int, default=32, help="width D of the mixer")
+    parser.add_argument("--encoding", default="kerple_log")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--memory-limit", type=float, default=8.0, help="GiB that a materialised form may take")
+    parser.add_argument("--no-memory", action="store_true", help="measure time alone")
+    parser.add_argument("--keep-freed-memory", action="store_true", help="a kinder allocator, as training uses it")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks"))
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options, console = parse(), Console(width=140)
+    torch.set_num_threads(options.threads)
+    if options.keep_freed_memory:
+        keep_freed_memory()
+    clock = time.process_time if options.threads == 1 and options.device == "cpu" else time.perf_counter
+    dtype = getattr(torch, options.dtype)
+    rows: list[list[object]] = []
+    for length in options.lengths:
+        case = Case(length, options.heads, options.head_dim, options.hidden, options.encoding, dtype, options.device)
+        for kind in options.passes:
+            gradient = kind == PASSES[1]
+            wanted = list(dict.fromkeys(["sdpa", *options.contestants]))
+            reasons = {name: refusal(name, case, gradient, options.memory_limit * 2**30) for name in wanted}
+            taking_part = [name for name in wanted if reasons[name] is None]
+            rounds = max(2, options.rounds * 512 // length) if length > 4096 else options.rounds
+            seconds = measure_times(case, taking_part, gradient, rounds, clock)
+            for name in wanted:
+                if name not in seconds:
+                    rows.append([length, kind, name, "", "", "", reasons[name]])
+                    continue
+                memory = "" if options.no_memory else f"{measure_memory(case, name, gradient, options.threads):.0f}"
+                ratio = f"{seconds[name] / seconds['sdpa']:.2f}"
+                rows.append([length, kind, name, f"{1e3 * seconds[name]:.1f}", ratio, memory, ""])
+                sys.stderr.write(f"{length} {kind} {name}: {ratio} x sdpa\n")
+    columns = ["length", "pass", "contestant", "ms", "x sdpa", "extra MiB", "why not"]
+    cells = [[str(cell) for cell in row] for row in rows]
+    console.print(make_table(f"{options.dtype}, {options.threads} thread(s)", columns, cells))
+    name = f"attention-{options.device}-{options.dtype}-{options.encoding}-{options.threads}"
+    write_table(options.out / f"{name}.csv", columns, rows)
+
+
+if __name__ == "__main__":
+    main()
