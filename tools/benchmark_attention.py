@@ -4,8 +4,8 @@
 
 Ratios are medians over rounds in which all contestants take turns, so that a busy machine slows all alike. With one
 thread the time is the process's CPU time, else the wall clock's. Memory is the peak beyond what the inputs take, each
-in a process of its own. "published" is the form of the published code: [b, 2h, s, s] and [b, D, s, s] materialised; "dense"
-is fused attention with a materialised bias.
+in a process of its own. "published" is the form of the published code: [b, 2h, s, s] and [b, D, s, s] materialised;
+"dense" is fused attention with a materialised bias.
 """
 
 from __future__ import annotations
@@ -152,8 +152,9 @@ def run_once(attend: Attend, tensors: tuple[Tensor, Tensor, Tensor], gradient: b
         torch.cuda.synchronize()
 
 
-def measure_times(case: Case, names: list[str], gradient: bool, rounds: int, clock: Callable[[], float]) -> dict[str,
-float]:
+def measure_times(
+    case: Case, names: list[str], gradient: bool, rounds: int, clock: Callable[[], float]
+) -> dict[str, float]:
     """Median seconds of each, in turns."""
     # plain attention is measured in float32 where the others are: stock CPU kernels are slow in bf16
     tensors = case.tensors(case.dtype, gradient)
@@ -185,8 +186,7 @@ def measure_memory(case: Case, name: str, gradient: bool, threads: int) -> float
     return value
 
 
-def _report_memory(case: Case, name: str, gradient: bool, threads: int, writer: multiprocessing.connection.Connection)
--> None:
+def _report_memory(case: Case, name: str, gradient: bool, threads: int, writer: Connection) -> None:
     torch.set_num_threads(threads)
     warm = Case(64, case.heads, case.head_dim, case.hidden, case.encoding, case.dtype, case.device)
     with torch.set_grad_enabled(gradient):
