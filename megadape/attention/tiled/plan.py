@@ -31,7 +31,7 @@ class Plan:
     """Pairs in a tile; at least one row is taken."""
 
     def pack(self, keys: Tensor) -> Tensor:
-        """Keys or values [b, h, k, d] as products read them fastest, where blocks take one sequence and read it often."""
+        """Keys or values [b, h, k, d] as products read them fastest, where blocks of one sequence read it often."""
         alone = len(self.blocks) > 1 and self.blocks[0].pairs * 2 > self.tile_pairs
         return keys.to(self.dtype).contiguous() if alone else keys
 
