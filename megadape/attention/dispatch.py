@@ -12,6 +12,7 @@ from functools import cache
 from torch import Tensor
 
 from megadape.attention.mixer import DapeMixer
+from megadape.attention.native import Native
 from megadape.attention.reference import Reference
 from megadape.attention.request import Backend, Bias, Request, make_request
 from megadape.attention.rows import Rows
@@ -21,7 +22,7 @@ from megadape.errors import AttentionError
 
 AUTO = "auto"
 
-_BY_PREFERENCE: tuple[Backend, ...] = (Tiled(), Rows(inner=(Sdpa(), Reference())), Sdpa(), Reference())
+_BY_PREFERENCE: tuple[Backend, ...] = (Native(), Tiled(), Rows(inner=(Sdpa(), Reference())), Sdpa(), Reference())
 
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _BY_PREFERENCE}
 """Name -> backend; ``auto`` takes the first that can do what is asked, but ``PLAIN`` for plain attention."""

@@ -128,6 +128,26 @@ class DapeMixer(DeclaredModule):
         hidden = functional.leaky_relu(hidden, NEGATIVE_SLOPE, inplace=True)
         return mix(self.w2.to(dtype), hidden).add_(self.b2.to(dtype)[:, None])
 
+    def split_bias(self, bias: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
+        """What the bias contributes, apart from the scores: logits = S + c + W2 LeakyReLU(W1_S S + u).
+
+        Every variant that reads scores has this form, W1_S being the first h columns of W1: u = W1_B B + b1 where the
+        bias has columns of its own, W1 B + b1 where f reads S + B; c = B + b2, or b2 where the bias is not added.
+
+        Args:
+            bias: [h, n], or None where the encoding gives none.
+            count: n.
+
+        Returns:
+            u [n, D] and c [h, n], in the widest dtype of bias and parameters; differentiable.
+        """
+        if bias is None:
+            return self.b1.expand(count, -1), self.b2[:, None].expand(-1, count)
+        dtype = torch.promote_types(bias.dtype, self.w1.dtype)
+        w1, bias, b2 = self.w1[:, -self.num_heads :].to(dtype), bias.to(dtype), self.b2.to(dtype)[:, None]
+        added = bias + b2 if VARIANTS[self.variant].adds_bias else b2.expand_as(bias)
+        return torch.addmm(self.b1.to(dtype), bias.T, w1.T), added
+
     def _check(self, scores: Tensor, bias: Tensor | None) -> None:
         if scores.dim() != 4 or scores.shape[1] != self.num_heads:
             raise AttentionError(f"a mixer of {self.num_heads} heads cannot read scores of shape {list(scores.shape)}")

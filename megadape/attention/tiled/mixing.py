@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from megadape.attention.mixer import NEGATIVE_SLOPE, VARIANTS, DapeMixer
+from megadape.attention.mixer import NEGATIVE_SLOPE, DapeMixer
 from megadape.attention.tiled.scratch import Scratch
 
 LOG2_E = log2(e)
@@ -109,11 +109,7 @@ class Static(Mixing):
 
 
 class AcrossHeads(Mixing):
-    """DAPE: logits = S + c + W2 LeakyReLU(W1_S S + u), with u and c from the bias alone.
-
-    Every variant has this form: u = W1_B B + b1 where the bias has columns of its own, W1 B + b1 where f reads S + B;
-    c = B + b2, or b2 where the bias is not added.
-    """
+    """DAPE: logits = S + c + W2 LeakyReLU(W1_S S + u), with u and c from the bias alone (``DapeMixer.split_bias``)."""
 
     def __init__(self, mixer: DapeMixer, dtype: torch.dtype) -> None:
         self.mixer, self.dtype, self.width = mixer, dtype, mixer.hidden
@@ -125,13 +121,8 @@ class AcrossHeads(Mixing):
 
     def terms(self, bias: Tensor | None, pairs: int) -> Terms:
         """u [1, pairs, D] and c [h, pairs, 1]."""
-        u, c = self.mixer.b1.to(self.dtype), self.mixer.b2.to(self.dtype)[:, None]
-        if bias is None:
-            return u.expand(1, pairs, -1), (c * LOG2_E)[:, :, None].expand(-1, pairs, -1)
-        # the last block of columns: that of the bias where it has one, else that of S + B
-        w1 = self.mixer.w1[:, -self.mixer.num_heads :].to(self.dtype)
-        added = bias + c if VARIANTS[self.mixer.variant].adds_bias else c.expand_as(bias)
-        return torch.addmm(u, bias.T, w1.T)[None], (added * LOG2_E)[:, :, None]
+        u, c = (term.to(self.dtype) for term in self.mixer.split_bias(bias, pairs))
+        return u[None], (c * LOG2_E)[:, :, None]
 
     def forward(self, tile: Tile, weights: Weights, out: Tensor, scratch: Scratch) -> None:
         """As in ``Mixing``; the hidden layer stays in scratch."""
