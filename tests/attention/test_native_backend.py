@@ -30,7 +30,7 @@ def content(batch: int, heads: int, queries: int, keys: int, scale: float, seed:
     name=st.sampled_from([*TABLED, None]),
     variant=st.sampled_from([*VARIANTS, None]),
     causal=st.booleans(),
-    sizes=st.tuples(st.integers(1, 2), st.integers(1, 6), st.integers(0, 70), st.integers(0, 40)),
+    sizes=st.tuples(st.integers(1, 2), st.integers(1, 6), st.just(0) | st.integers(4, 70), st.integers(0, 40)),
     scale=st.sampled_from([0.5, 1.0, 3.0]),
     seed=st.integers(0, 1000),
 )
@@ -79,6 +79,7 @@ def test_is_the_first_choice_where_it_can() -> None:
     ("changes", "said"),
     [
         ({"q": (1, 2, 5, 40)}, "head dimensions 32 to 128"),
+        ({"q": (1, 2, 1, 32)}, "4 queries or more"),
         ({"dropout": 0.5}, "drops no attention weights"),
         ({"bias": torch.zeros(2, 5, 5)}, "biases of the distance alone"),
         ({"query_positions": torch.tensor([0, 2, 4, 6, 8])}, "consecutive positions"),

@@ -14,6 +14,9 @@ from megadape.attention.native.library import Library, Missing, load
 from megadape.attention.request import Request
 from megadape.positions import DistanceBias
 
+FEWEST_QUERIES = 4
+"""Queries lie along the vector lanes: with fewer, as in decoding, most lanes would idle and torch is faster."""
+
 
 @dataclass(frozen=True)
 class Native:
@@ -76,6 +79,8 @@ def _refuses_call(request: Request) -> str | None:
         return "mixes at one pair at a time"
     if request.bias is not None and not isinstance(request.bias, DistanceBias):
         return "reads biases of the distance alone"
+    if 0 < request.q.shape[2] < FEWEST_QUERIES:
+        return f"takes {FEWEST_QUERIES} queries or more at a time"
     if request.q.shape[2] and request.lead != request.k.shape[2] - request.q.shape[2]:
         return "takes consecutive positions, the queries being the last of the keys"
     if request.v.shape[3] != request.q.shape[3]:
