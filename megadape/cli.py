@@ -46,7 +46,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="GPTs with data-adaptive positional encoding: preprocess, train, evaluate past the training length.",
 )
 config_app = typer.Typer(no_args_is_help=True, help="Look at settings before running them.")
 evaluate_app = typer.Typer(cls=DefaultsToRun, no_args_is_help=True, help="Evaluate a run past its training length.")
@@ -66,6 +65,16 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     app()
+
+
+@app.callback()
+def launched(
+    local_rank: Annotated[
+        int | None,
+        typer.Option("--local_rank", hidden=True, help="What the DeepSpeed launcher gives; LOCAL_RANK counts."),
+    ] = None,
+) -> None:
+    """GPTs with data-adaptive positional encoding: preprocess, train, evaluate past the training length."""
 
 
 @app.command()
