@@ -1,4 +1,4 @@
-"""The backend: from a request to the kernels' tables."""
+"""The backend: from a request to the kernels' tables, or to FIRE's lines."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from megadape.attention.mixer import VARIANTS, DapeMixer
-from megadape.attention.native.function import Tables, native_attention, refusal
+from megadape.attention.native.function import Pieces, Tables, native_attention, refusal
 from megadape.attention.native.library import Library, Missing, load
+from megadape.attention.native.pieces import fire_pieces
 from megadape.attention.request import Request
 from megadape.positions import DistanceBias
+from megadape.positions.fire import Fire
 
 FEWEST_QUERIES = 4
 """Queries lie along the vector lanes: with fewer, as in decoding, most lanes would idle and torch is faster."""
@@ -20,7 +22,7 @@ FEWEST_QUERIES = 4
 
 @dataclass(frozen=True)
 class Native:
-    """Biases that depend on the distance alone, with or without DAPE, on a CPU.
+    """Biases that depend on the distance alone, and FIRE, with or without DAPE, on a CPU.
 
     Args:
         find: gives the kernels, or the reason why there are none.
@@ -47,10 +49,18 @@ class Native:
         library = self.find()
         assert isinstance(library, Library), "asked before"
         with torch.autocast(request.device.type, enabled=False):
-            tables = make_tables(request)
+            added = make_pieces(request) if isinstance(request.bias, Fire) else make_tables(request)
             return native_attention(
-                library, request.q, request.k, request.v, tables, causal=request.causal, scale=request.scale
+                library, request.q, request.k, request.v, added, causal=request.causal, scale=request.scale
             )
+
+
+def make_pieces(request: Request) -> Pieces:
+    """What FIRE and mixer add, line by line; differentiable."""
+    assert isinstance(request.bias, Fire), "asked before"
+    assert request.mixer is None or isinstance(request.mixer, DapeMixer), "asked before"
+    keys = request.k.shape[2]
+    return fire_pieces(request.bias, request.mixer, request.query_positions, keys, causal=request.causal)
 
 
 def make_tables(request: Request) -> Tables:
@@ -77,8 +87,10 @@ def _refuses_call(request: Request) -> str | None:
         return "drops no attention weights"
     if request.mixer is not None and not isinstance(request.mixer, DapeMixer):
         return "mixes at one pair at a time"
-    if request.bias is not None and not isinstance(request.bias, DistanceBias):
-        return "reads biases of the distance alone"
+    if request.bias is not None and not isinstance(request.bias, DistanceBias | Fire):
+        return "reads biases of the distance alone, and FIRE"
+    if isinstance(request.bias, Fire) and request.mixer and not VARIANTS[request.mixer.variant].reads_scores:
+        return "mixes FIRE only where the mixer reads scores"
     if 0 < request.q.shape[2] < FEWEST_QUERIES:
         return f"takes {FEWEST_QUERIES} queries or more at a time"
     if request.q.shape[2] and request.lead != request.k.shape[2] - request.q.shape[2]:

@@ -17,7 +17,7 @@ import torch  # noqa: F401 - loaded first, so that the library shares its OpenMP
 
 from megadape.errors import AttentionError
 
-ABI = 1
+ABI = 2
 """Version of the interface that function.py speaks; the library must speak the same."""
 
 LIBRARY_NAME = "_kernels.so"

@@ -74,7 +74,7 @@ class Tokenizer(ABC):
     def _decode(self, ids: list[int]) -> str: ...
 
 
-class TokenizerSettingsBase(Settings):
+class TokenizerSettingsBase(Settings, ABC):
     """What every tokenizer's settings have."""
 
     COPIES: ClassVar[dict[str, str]] = {}
@@ -83,9 +83,9 @@ class TokenizerSettingsBase(Settings):
     kind: str
     """Which tokenizer."""
 
+    @abstractmethod
     def build(self) -> Tokenizer:
         """The tokenizer; ``TokenizerError`` when a file is missing or malformed."""
-        raise NotImplementedError
 
     def files(self) -> dict[str, Path]:
         """Field -> file that the tokenizer is made from."""

@@ -21,7 +21,7 @@ struct Backward {
 
   // what all threads read
   struct Shared {
-    BiasTable bias;
+    Bias bias;
     Mixer<Number> mixer;
     Weights<Number> w1_back, w2_back;  // transposed
     Paired queries, keys, dout;
@@ -60,7 +60,8 @@ struct Backward {
   typename Number::Staging staging;
   typename Number::Strip hidden, dhidden;
   typename Number::Lanes dlogits_lanes, scores_lanes, panel_lanes;
-  BiasTable dbias;
+  BiasReader bias;
+  BiasGradients dbias;
   OuterProduct<Number> dw1, dw2;
 
   Backward(Arena &arena, const Plan &plan_, const Shared &shared_)
@@ -84,7 +85,8 @@ struct Backward {
         dlogits_lanes(arena, plan_.padded_heads, kStripColumns),
         scores_lanes(arena, plan_.padded_heads, kStripColumns),
         panel_lanes(arena, plan_.key_block, plan_.query_block),
-        dbias(arena, plan_),
+        bias(arena, shared_.bias),
+        dbias(arena, plan_, shared_.bias),
         dw1(arena, plan_.padded_hidden, plan_.padded_heads),
         dw2(arena, plan_.padded_heads, plan_.padded_hidden) {}
 
@@ -113,7 +115,7 @@ struct Backward {
 
   // adds what this thread has collected
   void collect() const {
-    dbias.add_to(plan, plan.problem.du, plan.problem.dc);
+    dbias.add_to(plan);
     dw1.add_to(plan.problem.dw1, plan.hidden, heads, plan.scale);
     dw2.add_to(plan.problem.dw2, heads, plan.hidden, 1.f);
   }
@@ -161,7 +163,7 @@ struct Backward {
         const int64_t rows = least(kStrip, keys.rows(p) - j);
         for (int64_t r = 0; r < rows; ++r) {
           prefetch(block, keys, p, j + r);
-          mix_row(keys, p, j + r, r);
+          mix_row(block, keys, p, j + r, r);
         }
         finish_strip(p, j, rows * kPanel);
       }
@@ -180,20 +182,24 @@ struct Backward {
     }
   }
 
-  // one key against one panel: hidden, P, dlogits, dhidden, and the gradients of the tables
-  INLINE_MEMBER void mix_row(const KeyBlock &keys, int64_t panel, int64_t key, int64_t row) {
-    const int64_t offset = keys.diagonal + panel * kPanel - key;
-    const BiasRow bias = shared.bias.row(offset);
-    float *du = dbias.u + dbias.column(offset);
+  // one key against one panel: hidden, P, dlogits, dhidden, and the gradients of the bias
+  INLINE_MEMBER void mix_row(const QueryBlock &block, const KeyBlock &keys, int64_t panel, int64_t key, int64_t row) {
+    const int64_t offset = keys.diagonal + panel * kPanel - key, query = block.first + panel * kPanel;
+    const BiasRow bias_row = bias.row(offset, query);
+    const GradientRow dbias_row = dbias.begin_row(offset);
     const float *scores_row = scores + block_at(0, panel) + key * kPanel;
     const int64_t column = row * kPanel;
     if (plan.hidden > 0)
       mix_hidden<Number>(shared.mixer.w1, plan.padded_hidden,
-                         staging.pair_rows(scores_row, plan.head_step, heads), bias,
+                         staging.pair_rows(scores_row, plan.head_step, heads), bias_row,
                          [&](int64_t m, const Tile<kTileRows> &tile) { hidden.store_units(m, column, tile); });
-    float *dc = dbias.c + dbias.column(offset);
-    for_row_tiles(plan.padded_heads, Logits{*this, bias, Seen(keys, panel, key), scores_row, dc, panel, key, column});
-    if (plan.hidden == 0) return;
+    for_row_tiles(plan.padded_heads,
+                  Logits{*this, bias_row, dbias_row, Seen(keys, panel, key), scores_row, panel, key, column});
+    if (plan.hidden > 0) differentiate_hidden(column, dbias_row);
+    dbias.end_row(bias.at, offset, query);
+  }
+
+  INLINE_MEMBER void differentiate_hidden(int64_t column, const GradientRow &dbias_row) {
     const Right<Word> dlogits_rows = staging.pair_rows(dlogits + column, kStripColumns, heads);
     for (int64_t m = 0; m < plan.padded_hidden; m += kTileRows) {
       Tile<kTileRows> tile;
@@ -201,17 +207,18 @@ struct Backward {
       add_product<Number>(tile, shared.w2_back.depth, shared.w2_back.from_row(m), dlogits_rows);
       hidden.differentiate(m, column, tile, kSlope);
       dhidden.store_units(m, column, tile);
-      add(tile, 1.f, du + m * dbias.step, dbias.step);
-      store(tile, du + m * dbias.step, dbias.step);
+      float *du = dbias_row.u + m * dbias_row.step;
+      add(tile, 1.f, du, dbias_row.step);
+      store(tile, du, dbias_row.step);
     }
   }
 
   struct Logits {
     Backward &self;
     const BiasRow &bias;
+    const GradientRow &dbias;
     const Seen seen;
     const float *scores_row;
-    float *dc;
     int64_t panel, key, column;
 
     template <int R>
@@ -234,7 +241,7 @@ struct Backward {
           const Vec ds = select(seen.lanes[n], p * (load(weight + at) - load(self.delta + lane + at)), broadcast(0.f));
           store(weight + at, p);
           store(self.dlogits + h * kStripColumns + column + at, ds);
-          float *sum = dc + h * self.dbias.step + at;
+          float *sum = dbias.c + h * dbias.step + at;
           store(sum, load(sum) + ds);
         }
       }

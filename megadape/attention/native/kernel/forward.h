@@ -24,7 +24,7 @@ struct Forward {
 
   // what all threads read
   struct Shared {
-    BiasTable bias;
+    Bias bias;
     Mixer<Number> mixer;
     typename Number::PairedRows values;
 
@@ -48,6 +48,7 @@ struct Forward {
   float *block_sum;  // [heads, lanes]: what this block adds
   Word *hidden;      // [padded_hidden words, kPanel]
   typename Number::Staging staging;
+  BiasReader bias;
 
   Forward(Arena &arena, const Plan &plan_, const Shared &shared_)
       : plan(plan_),
@@ -62,7 +63,8 @@ struct Forward {
         sum(arena.take<float>(plan_.padded_heads * lanes)),
         block_sum(arena.take<float>(plan_.padded_heads * lanes)),
         hidden(arena.take<Word>(plan_.padded_hidden / Number::kPerWord * kPanel)),
-        staging(arena, plan_) {}
+        staging(arena, plan_),
+        bias(arena, shared_.bias) {}
 
   void run(const QueryBlock &block) {
     begin(block);
@@ -125,7 +127,7 @@ struct Forward {
       for (int64_t j = 0; j < least(rows, keys.rows(p)); ++j) {
         then.begin(keys, p, j);
         prefetch(block, keys, p, j);
-        mix_row(p, j, shared.bias.row(keys.diagonal + p * kPanel - j), then);
+        mix_row(p, j, bias.row(keys.diagonal + p * kPanel - j, block.first + p * kPanel), then);
       }
   }
 
@@ -142,12 +144,12 @@ struct Forward {
   }
 
   template <class Then>
-  INLINE_MEMBER void mix_row(int64_t panel, int64_t key, const BiasRow &bias, Then &then) {
+  INLINE_MEMBER void mix_row(int64_t panel, int64_t key, const BiasRow &bias_row, Then &then) {
     const float *row = panel_scores(0, panel) + key * kPanel;
     if (plan.hidden > 0)
-      mix_hidden<Number>(shared.mixer.w1, plan.padded_hidden, staging.pair_rows(row, plan.head_step, heads), bias,
+      mix_hidden<Number>(shared.mixer.w1, plan.padded_hidden, staging.pair_rows(row, plan.head_step, heads), bias_row,
                          [&](int64_t m, const Tile<kTileRows> &tile) { Number::store_hidden(hidden, m, tile); });
-    for_row_tiles(plan.padded_heads, LogitTiles<Then>{*this, row, bias, then});
+    for_row_tiles(plan.padded_heads, LogitTiles<Then>{*this, row, bias_row, then});
   }
 
   template <class Then>

@@ -7,6 +7,10 @@
 // minus key position). `hidden` = 0 leaves the mixer out: a static bias. Queries are the last rows of the keys, so
 // query row r stands at position r + keys - queries.
 //
+// With `pieces` > 0, u and c are not tables but piecewise linear in one number per pair (FIRE):
+//
+//     x(i, j) = numerator(i - j) * inverse(i),   u = slope * x + intercept on the piece that x lies on, and so is c
+//
 // All tensors are contiguous, row-major. Input and output elements are float32 or bfloat16 (by the entry point),
 // everything else is float32. `Problem` is mirrored field by field in function.py: 8-byte fields only, and a change
 // raises the ABI number.
@@ -14,15 +18,16 @@
 
 #include <stdint.h>
 
-#define MEGADAPE_NATIVE_ABI 1
+#define MEGADAPE_NATIVE_ABI 2
 
 struct Problem {
   int64_t batch, heads, queries, keys, head_dim, hidden;
-  int64_t offsets;       // columns of u and c
+  int64_t offsets;       // columns of u and c, or of numerator
   int64_t first_offset;  // i - j at column 0
   int64_t causal;        // 0 or 1: row i sees keys 0 .. i, or all
   int64_t residual;      // 0 or 1: the logits contain S itself
   int64_t threads;
+  int64_t pieces;        // 0: u and c are tables
   double scale;
 
   const void *q;  // [batch, heads, queries, head_dim]
@@ -30,14 +35,20 @@ struct Problem {
   const void *v;
   const float *w1;  // [hidden, heads]
   const float *w2;  // [heads, hidden]
-  const float *u;   // [hidden, offsets]
-  const float *c;   // [heads, offsets]
-  void *out;        // as q
-  float *lse;       // [batch, heads, queries]: logarithm of the softmax's denominator
+  const float *u;   // [hidden, offsets]; of pieces [2, hidden, pieces]: slopes, then intercepts
+  const float *c;   // [heads, offsets]; of pieces [2, heads, pieces]
 
-  // backward only; gradients are float32 and those of k, v, w1, w2, u and c are added to what is there
+  // pieces only
+  const float *edges;      // [pieces - 1], increasing: piece p ends with x = edges[p], where piece p + 1 begins
+  const float *numerator;  // [offsets]
+  const float *inverse;    // [queries]
+
+  void *out;   // as q
+  float *lse;  // [batch, heads, queries]: logarithm of the softmax's denominator
+
+  // backward only; gradients are float32 and all but that of q are added to what is there
   const void *dout;  // as out
-  float *dq, *dk, *dv, *dw1, *dw2, *du, *dc;
+  float *dq, *dk, *dv, *dw1, *dw2, *du, *dc, *dnumerator, *dinverse;
 };
 
 enum Status { kDone = 0, kOutOfMemory = 1 };

@@ -8,6 +8,8 @@
 #include "blocks.h"
 #include "number.h"
 #include "mixer.h"
+#include "pieces.h"
+#include "bias.h"
 #include "queries.h"
 #include "forward.h"
 #include "outer_product.h"

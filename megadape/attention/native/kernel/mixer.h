@@ -2,7 +2,8 @@
 //
 // One call handles one key against one panel of queries, all heads: S is [heads, kPanel], the hidden layer
 // [hidden, kPanel] never leaves the first-level cache. u and c are rows of tables over the offset i - j; since the
-// lanes are consecutive queries, a row starts at the offset of lane 0 and is read as it lies.
+// lanes are consecutive queries, a row starts at the offset of lane 0 and is read as it lies. (Or rows are computed:
+// pieces.h.)
 #pragma once
 
 namespace {
@@ -20,7 +21,8 @@ struct BiasTable {
   float *u, *c;
   int64_t step, first_offset;
 
-  BiasTable(Arena &arena, const Plan &plan) : step(plan.problem.offsets + 2 * kTablePad) {
+  BiasTable(Arena &arena, const Plan &plan)
+      : step(plan.problem.pieces > 0 ? 0 : plan.problem.offsets + 2 * kTablePad) {
     u = arena.take<float>(plan.padded_hidden * step);
     c = arena.take<float>(plan.padded_heads * step);
     first_offset = plan.problem.first_offset;

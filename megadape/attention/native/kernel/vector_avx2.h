@@ -34,7 +34,9 @@ INLINE Mask lanes_from(int64_t first) {
   return _mm256_cmp_ps(_mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7), broadcast(from), _CMP_GE_OQ);
 }
 INLINE Vec select(Mask keep, Vec a, Vec b) { return _mm256_blendv_ps(b, a, keep); }
-INLINE bool any_greater(Vec a, Vec b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0; }
+INLINE Mask greater(Vec a, Vec b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); }
+INLINE bool all_greater(Vec a, Vec b) { return _mm256_movemask_ps(greater(a, b)) == 0xff; }
+INLINE bool any_greater(Vec a, Vec b) { return _mm256_movemask_ps(greater(a, b)) != 0; }
 INLINE Vec scale_unless_positive(Vec a, Vec x, float factor) {
   return _mm256_blendv_ps(a * broadcast(factor), a, _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ));
 }

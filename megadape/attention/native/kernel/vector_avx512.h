@@ -29,7 +29,9 @@ INLINE Mask lanes_from(int64_t first) {
   return first <= 0 ? 0xffff : first >= kLanes ? 0 : static_cast<Mask>(0xffffu << first);
 }
 INLINE Vec select(Mask keep, Vec a, Vec b) { return _mm512_mask_blend_ps(keep, b, a); }
-INLINE bool any_greater(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
+INLINE Mask greater(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+INLINE bool all_greater(Vec a, Vec b) { return greater(a, b) == 0xffff; }
+INLINE bool any_greater(Vec a, Vec b) { return greater(a, b) != 0; }
 INLINE Vec scale_unless_positive(Vec a, Vec x, float factor) {
   return _mm512_mask_mul_ps(a, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NGT_UQ), a, broadcast(factor));
 }

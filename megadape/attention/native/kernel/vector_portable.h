@@ -48,9 +48,17 @@ INLINE Vec select(Mask keep, Vec a, Vec b) {
 // the greater; b where either is NaN
 INLINE Vec max(Vec a, Vec b) { return select(a > b, a, b); }
 
+// the lanes where a > b; none where either is NaN
+INLINE Mask greater(Vec a, Vec b) { return a > b; }
+
+INLINE bool all_greater(Vec a, Vec b) {
+  const Mask lanes = greater(a, b);
+  return (lanes[0] & lanes[1] & lanes[2] & lanes[3]) != 0;
+}
+
 INLINE bool any_greater(Vec a, Vec b) {
-  const Mask greater = a > b;
-  return (greater[0] | greater[1] | greater[2] | greater[3]) != 0;
+  const Mask lanes = greater(a, b);
+  return (lanes[0] | lanes[1] | lanes[2] | lanes[3]) != 0;
 }
 
 // a in the lanes where x > 0, a * factor elsewhere
