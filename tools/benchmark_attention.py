@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor
 from torch.nn import functional
@@ -203,6 +204,27 @@ def _report_memory(case: Case, name: str, gradient: bool, threads: int, writer: 
         writer.send((peak_resident_bytes() - before) / 2**20)
 
 
+def draw(rows: list[list[object]], path: Path, title: str) -> None:
+    """Ratio to plain attention against length, one panel a pass."""
+    kinds = list(dict.fromkeys(str(row[1]) for row in rows))
+    figure = Figure(figsize=(4.2 * len(kinds) + 1.2, 3.4), layout="constrained")
+    for panel, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+        measured = [row for row in rows if row[1] == kind and row[4] != ""]
+        for name in dict.fromkeys(str(row[2]) for row in measured):
+            points = [(int(str(row[0])), float(str(row[4]))) for row in measured if row[2] == name]
+            panel.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name)
+        lengths = sorted({int(str(row[0])) for row in measured})
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log")
+        panel.set_xticks(lengths, [str(length) for length in lengths])
+        panel.set(title=kind, xlabel="length", ylabel="time, plain attention = 1")
+        panel.grid(visible=True, alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=200)
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -254,6 +276,7 @@ def main() -> None:
     console.print(make_table(f"{options.dtype}, {options.threads} thread(s)", columns, cells))
     name = f"attention-{options.device}-{options.dtype}-{options.encoding}-{options.threads}"
     write_table(options.out / f"{name}.csv", columns, rows)
+    draw(rows, options.out / f"{name}.png", f"{options.encoding}, {options.dtype}, {options.threads} thread(s)")
 
 
 if __name__ == "__main__":
