@@ -8,10 +8,12 @@ sliced, so that every layout starts from the same model and adding a layer chang
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -53,16 +55,32 @@ class ParameterSpec:
     """Axis sharded by tensor parallelism; None: replicated."""
 
     own: slice = field(default_factory=lambda: slice(None))
-    """The slice of ``shard_axis`` that this rank holds."""
+    """The slice of ``shard_axis`` that this rank holds; of each of its blocks, where there are several."""
 
     decay: bool = True
     """Whether weight decay applies (not to vectors called bias, nor to norms)."""
 
+    blocks: int = 1
+    """Equal parts that ``shard_axis`` is made of, each sharded alike (the mixer's W1: scores, then biases)."""
+
     def take_own(self, full: Tensor) -> Tensor:
-        """This rank's part of a full tensor (a view)."""
+        """This rank's part of a full tensor (a view where there is one block)."""
         if self.shard_axis is None:
             return full
-        return full[(slice(None),) * self.shard_axis + (self.own,)]
+        lead = (slice(None),) * self.shard_axis
+        if self.blocks == 1:
+            return full[(*lead, self.own)]
+        apart = full.unflatten(self.shard_axis, (self.blocks, -1))
+        return apart[(*lead, slice(None), self.own)].flatten(self.shard_axis, self.shard_axis + 1)
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """The full tensor from the parts of all ranks, in rank order; differentiable."""
+        if self.shard_axis is None:
+            return parts[0]
+        if self.blocks == 1:
+            return torch.cat(list(parts), dim=self.shard_axis)
+        apart = [part.unflatten(self.shard_axis, (self.blocks, -1)) for part in parts]
+        return torch.cat(apart, dim=self.shard_axis + 1).flatten(self.shard_axis, self.shard_axis + 1)
 
 
 class DeclaredModule(nn.Module):
@@ -81,9 +99,10 @@ class DeclaredModule(nn.Module):
         shard_axis: int | None = None,
         own: slice | None = None,
         decay: bool = True,
+        blocks: int = 1,
     ) -> nn.Parameter:
         """Register a parameter: drawn in full from torch's default generator, then sliced to this rank's part."""
-        spec = ParameterSpec(shape, init, shard_axis, own or slice(None), decay)
+        spec = ParameterSpec(shape, init, shard_axis, own or slice(None), decay, blocks)
         parameter = nn.Parameter(spec.take_own(init(shape, None)).clone())
         self.specs[name] = spec
         self.register_parameter(name, parameter)
@@ -101,6 +120,24 @@ def parameter_table(model: nn.Module) -> dict[str, ParameterSpec]:
         assert isinstance(module, DeclaredModule), f"{name} belongs to a module that declares nothing"
         table[name] = module.specs[leaf]
     return table
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def substitute(module: M, tensors: Mapping[str, Tensor]) -> M:
+    """A view of a module that reads other tensors, by name, in place of its parameters; the module stays as it is."""
+    view = copy.copy(module)
+    view._parameters = {name: tensors.get(name, own) for name, own in module._parameters.items()}  # type: ignore[misc]
+    view._modules = {
+        name: child and substitute(child, _below(tensors, name)) for name, child in module._modules.items()
+    }
+    return view
+
+
+def _below(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
 def seed_of(seed: int, name: str) -> int:

@@ -10,10 +10,10 @@ to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field
@@ -21,7 +21,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from megadape.errors import AttentionError, ConfigurationError
-from megadape.parameters import DeclaredModule, fan_in_uniform
+from megadape.parallel.collectives import copy_to, reduce_from
+from megadape.parallel.group import ALONE, Group
+from megadape.parameters import DeclaredModule, fan_in_uniform, substitute
 from megadape.positions import Heads
 from megadape.settings import Settings
 
@@ -59,33 +61,62 @@ class DapeMixer(DeclaredModule):
     """The MLP across heads, and the equation around it.
 
     Parameters ``w1`` [D, 2h] (columns of the scores first, then those of the bias; [D, h] where f reads h numbers),
-    ``b1`` [D], ``w2`` [h, D], ``b2`` [h]. They are replicated over tensor-parallel ranks: f needs every head.
+    ``b1`` [D], ``w2`` [h, D], ``b2`` [h]. A tensor-parallel rank holds the columns of W1, the rows of W2 and the
+    entries of b2 of its own heads, and b1. f needs every head: ``gathered`` by the row exchange, or ``summing``.
 
     Args:
         num_heads: h, all heads of the model.
         hidden: D.
         variant: one of ``VARIANTS``.
         with_bias: whether the position encoding gives a bias; without one B = 0 and f reads the scores alone.
+        heads: the heads of this rank; default all.
 
     Raises:
         ConfigurationError: the variant is unknown, reads a bias that is not there, or a size is below 1.
     """
 
     def __init__(
-        self, num_heads: int, hidden: int = 32, variant: str = "concat_residual", *, with_bias: bool = True
+        self,
+        num_heads: int,
+        hidden: int = 32,
+        variant: str = "concat_residual",
+        *,
+        with_bias: bool = True,
+        heads: Heads | None = None,
     ) -> None:
         super().__init__()
         _check_options(num_heads, hidden, variant, with_bias)
-        self.num_heads, self.hidden, self.variant, self.with_bias = num_heads, hidden, variant, with_bias
-        self._declare_weights(num_heads * (VARIANTS[variant].blocks if with_bias else 1))
+        heads = heads or Heads(num_heads)
+        assert heads.total == num_heads
+        self.hidden, self.variant, self.with_bias = hidden, variant, with_bias
+        self.num_heads = heads.local
+        """Heads that it reads and writes."""
+        self.partners = ALONE
+        """Ranks that hold the other heads, whose share of W1 x is summed; none unless ``summing``."""
+        self._declare_weights(heads, VARIANTS[variant].blocks if with_bias else 1)
 
-    def _declare_weights(self, columns: int, taps: tuple[int, ...] = ()) -> None:
-        """W1 for that many numbers a pair, and W2; ``taps`` is a further axis of both, where neighbours are read."""
-        fan_in, fan_hidden = columns * prod(taps), self.hidden * prod(taps)
-        self.w1 = self.declare("w1", (self.hidden, columns, *taps), fan_in_uniform(fan_in))
-        self.b1 = self.declare("b1", (self.hidden,), fan_in_uniform(fan_in), decay=False)
-        self.w2 = self.declare("w2", (self.num_heads, self.hidden, *taps), fan_in_uniform(fan_hidden))
-        self.b2 = self.declare("b2", (self.num_heads,), fan_in_uniform(fan_hidden), decay=False)
+    def _declare_weights(self, heads: Heads, blocks: int, taps: tuple[int, ...] = ()) -> None:
+        """W1 for ``blocks`` numbers of each head, and W2; ``taps`` is a last axis of both, where neighbours are
+        read."""
+        columns, own = heads.total * blocks, heads.own
+        first, second = (fan_in_uniform(width * prod(taps)) for width in (columns, self.hidden))
+        shape = self.hidden, columns, *taps
+        self.w1 = self.declare("w1", shape, first, shard_axis=1, own=own, blocks=blocks)
+        self.b1 = self.declare("b1", (self.hidden,), first, decay=False)
+        self.w2 = self.declare("w2", (heads.total, self.hidden, *taps), second, shard_axis=0, own=own)
+        self.b2 = self.declare("b2", (heads.total,), second, shard_axis=0, own=own, decay=False)
+
+    def gathered(self, num_heads: int, tensors: Mapping[str, Tensor]) -> Self:
+        """This mixer over all heads, reading these full tensors as its parameters."""
+        whole = substitute(self, tensors)
+        whole.num_heads = num_heads
+        return whole
+
+    def summing(self, group: Group) -> Self:
+        """This mixer on its own heads, the hidden layer summed at every pair over the ranks that hold the others."""
+        literal = substitute(self, {})
+        literal.partners = group
+        return literal
 
     def forward(self, scores: Tensor, bias: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
         """The equation, before any mask.
@@ -120,13 +151,21 @@ class DapeMixer(DeclaredModule):
 
     def _perceptron(self, parts: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
         """W2 LeakyReLU(W1 x + b1) + b2: parts of x [..., h, q, k] -> [..., h, q k]."""
-        hidden = self.b1.to(dtype)[:, None]
+        alone = self.partners.size == 1
+        # where other ranks add their heads' share, b1 must come once, after the sum
+        hidden = self.b1.to(dtype)[:, None] if alone else self.b1.new_zeros((), dtype=dtype)
         # last block first: a bias without a batch axis stays without one until the scores come in
         for weights, part in reversed(list(zip(self.w1.to(dtype).split(self.num_heads, dim=1), parts, strict=True))):
             hidden = mix(weights, part.flatten(-2)).add_(hidden)
+        if not alone:
+            hidden = self._sum_hidden(hidden, self.b1.to(dtype)[:, None])
         # in place, here and above: the hidden layer is the largest tensor of all
-        hidden = functional.leaky_relu(hidden, NEGATIVE_SLOPE, inplace=True)
+        hidden = functional.leaky_relu(hidden, NEGATIVE_SLOPE, inplace=alone)
         return mix(self.w2.to(dtype), hidden).add_(self.b2.to(dtype)[:, None])
+
+    def _sum_hidden(self, partial: Tensor, b1: Tensor) -> Tensor:
+        """W1 x + b1 from the ranks' shares of W1 x; each rank goes on for its own heads."""
+        return copy_to(self.partners, reduce_from(self.partners, partial) + b1)[0]
 
     def split_bias(self, bias: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
         """What the bias contributes, apart from the scores: logits = S + c + W2 LeakyReLU(W1_S S + u).
@@ -206,4 +245,4 @@ class DapeSettings(Settings):
 
     def build(self, heads: Heads, *, with_bias: bool) -> DapeMixer:
         """Build the mixer of one layer; ``ConfigurationError`` where the variant needs a bias and there is none."""
-        return DapeMixer(heads.total, self.hidden, self.variant, with_bias=with_bias)
+        return DapeMixer(heads.total, self.hidden, self.variant, with_bias=with_bias, heads=heads)

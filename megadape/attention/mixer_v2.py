@@ -39,19 +39,22 @@ class DapeV2Mixer(DapeMixer):
         hidden: D.
         kernel: k, odd.
         with_bias: as in ``DapeMixer``.
+        heads: as in ``DapeMixer``.
 
     Raises:
         ConfigurationError: the kernel is even, or a size is below 1.
     """
 
-    def __init__(self, num_heads: int, hidden: int = 32, kernel: int = 3, *, with_bias: bool = True) -> None:
+    def __init__(
+        self, num_heads: int, hidden: int = 32, kernel: int = 3, *, with_bias: bool = True, heads: Heads | None = None
+    ) -> None:
         if kernel < 1 or kernel % 2 == 0:
             raise ConfigurationError(f"the kernel of a DAPE V2 mixer must be odd, not {kernel}")
         self.kernel = kernel
-        super().__init__(num_heads, hidden, with_bias=with_bias)
+        super().__init__(num_heads, hidden, with_bias=with_bias, heads=heads)
 
-    def _declare_weights(self, columns: int, taps: tuple[int, ...] = ()) -> None:
-        super()._declare_weights(columns, (*taps, self.kernel))
+    def _declare_weights(self, heads: Heads, blocks: int, taps: tuple[int, ...] = ()) -> None:
+        super()._declare_weights(heads, blocks, (*taps, self.kernel))
 
     def correction(self, scores: Tensor, bias: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
         """What is added to S + B: arguments and result as in ``forward``."""
@@ -67,7 +70,10 @@ class DapeV2Mixer(DapeMixer):
         if visible is not None:
             x, unseen = x.masked_fill(~visible, 0.0), side
         w1, w2 = (weight.to(dtype)[:, :, None] for weight in (self.w1, self.w2))
-        hidden = functional.conv2d(functional.pad(x, (side, side + unseen)), w1, self.b1.to(dtype))
+        alone = self.partners.size == 1
+        hidden = functional.conv2d(functional.pad(x, (side, side + unseen)), w1, self.b1.to(dtype) if alone else None)
+        if not alone:
+            hidden = self._sum_hidden(hidden, self.b1.to(dtype)[:, None, None])
         hidden = functional.leaky_relu(hidden, NEGATIVE_SLOPE)
         return functional.conv2d(functional.pad(hidden, (side, side - unseen)), w2, self.b2.to(dtype))
 
@@ -92,4 +98,4 @@ class DapeV2Settings(Settings):
 
     def build(self, heads: Heads, *, with_bias: bool) -> DapeV2Mixer:
         """Build the mixer of one layer."""
-        return DapeV2Mixer(heads.total, self.hidden, self.kernel, with_bias=with_bias)
+        return DapeV2Mixer(heads.total, self.hidden, self.kernel, with_bias=with_bias, heads=heads)

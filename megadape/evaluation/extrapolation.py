@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from megadape.evaluation.output import write_table, write_whole
 from megadape.evaluation.settings import EvaluationSettings
@@ -100,8 +99,7 @@ def score_windows(
         indices = range(start, min(start + size, len(windows.ends)))
         rows = np.stack([windows.tokens(stream, index) for index in indices]).astype(np.int64)
         tokens = torch.from_numpy(rows).to(device)
-        hidden: Tensor = model.hidden(tokens[:, :-1])[:, -windows.scored :]
-        losses = model.token_losses(hidden, tokens[:, -windows.scored :])
+        losses = model.last_losses(tokens, windows.scored)
         yield len(rows), losses.double().cpu().numpy()
 
 

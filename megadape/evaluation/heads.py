@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from megadape.attention import explain
+from megadape.attention.exchange import score_term
 from megadape.errors import EvaluationError
 from megadape.model import GPT
-from megadape.model.block import Block, score_term
+from megadape.model.block import Block
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,11 @@ def profile_heads(model: GPT, tokens: Tensor, layer: int, query: int | None = No
         raise EvaluationError(f"query {query} is not in the text of {len(tokens)} tokens")
     model.eval()
     batch = tokens[None, : query + 1]
-    positions = model.draw_positions(batch)
-    x = model.embed(batch, positions)
-    for block in model.blocks[:layer]:
-        x = block(x, positions, model.shared_positions)
-    block = cast(Block, model.blocks[layer])
-    attention, encoding = block.attention, model.encoding(layer)
-    q, k, _ = attention.project(block.attention_norm(x), positions, encoding)
+    layout = model.lay_out(query + 1, batch.device)
+    x = model.run(model.embed(batch, layout), layout, tuple(range(layer)))
+    block = cast(Block, model.blocks[str(layer)])
+    attention, encoding, positions = block.attention, model.encoding(layer), layout.positions
+    q, k, _ = attention.project(block.attention_norm(x), layout, encoding)
     scores, bias, logits = explain(
         q[:, :, -1:],
         k,

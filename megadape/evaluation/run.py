@@ -57,7 +57,7 @@ def evaluate_run(
     keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     restored = restore_model(run_dir, device)
-    vocabulary = restored.model.embedding.weight.shape[0]
+    vocabulary = restored.model.settings.vocab_size or 0
     largest = int(text.stream.max())
     if largest >= vocabulary:
         raise EvaluationError(

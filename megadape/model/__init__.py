@@ -2,6 +2,16 @@
 
 from megadape.model.flops import TokenFlops, count_token_flops
 from megadape.model.gpt import GPT, build_gpt, count_parameters
+from megadape.model.part import Part
 from megadape.model.settings import Architecture, ModelSettings
 
-__all__ = ["GPT", "Architecture", "ModelSettings", "TokenFlops", "build_gpt", "count_parameters", "count_token_flops"]
+__all__ = [
+    "GPT",
+    "Architecture",
+    "ModelSettings",
+    "Part",
+    "TokenFlops",
+    "build_gpt",
+    "count_parameters",
+    "count_token_flops",
+]

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import sqrt
 
 from torch import Tensor
 from torch.nn import functional
 
-from megadape.attention import DapeMixer, dape_attention
-from megadape.model.layers import LayerNorm, Linear
+from megadape.attention import DapeMixer
+from megadape.attention.exchange import Attention, choose_exchange
 from megadape.model.settings import ModelSettings
+from megadape.parallel.layers import ColumnParallelLinear, LayerNorm, RowParallelLinear, enter
+from megadape.parallel.random import own_stream
+from megadape.parallel.sharding import Sharding
 from megadape.parameters import DeclaredModule, constant, normal
-from megadape.positions import ContextualBias, PositionEncoding, RotaryEncoding, ScoreBias
+from megadape.positions import PositionEncoding, RotaryEncoding
+
+Normalise = Callable[..., Tensor]
+"""Layer norm as a function: (x, shape, weight, bias, eps)."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the activations of a forward pass lie over the ranks, and what every layer needs to know of positions."""
+
+    positions: Tensor
+    """[s], of the whole sequence."""
+
+    own: Tensor
+    """[n], of the rows at which this rank's attention projects queries and keys: all, but with context parallelism."""
+
+    split: bool
+    """Whether activations are split along the sequence over tensor-parallel ranks."""
 
 
 def small_init(hidden: int) -> float:
@@ -28,54 +50,65 @@ class SelfAttention(DeclaredModule):
     """Multi-head self-attention with any position encoding and, on request, a DAPE mixer.
 
     The fused projection is stored as [3, heads * head_dim, hidden] (query, key, value), so that a range of heads is a
-    range of its second axis.
+    range of its second axis; a tensor-parallel rank holds its own.
     """
 
-    def __init__(self, settings: ModelSettings, encoding: PositionEncoding | None, mixer: DapeMixer | None) -> None:
+    def __init__(
+        self,
+        settings: ModelSettings,
+        encoding: PositionEncoding | None,
+        mixer: DapeMixer | None,
+        sharding: Sharding,
+    ) -> None:
         super().__init__()
         hidden = settings.hidden_size
-        self.settings = settings
+        own = sharding.own_part(hidden, "model.hidden_size")
+        self.settings, self.sharding = settings, sharding
+        self.own_heads = settings.num_heads // sharding.tp.size
         self.positions = encoding
         self.mixer = mixer
-        self.qkv_weight = self.declare("qkv_weight", (3, hidden, hidden), normal(small_init(hidden)))
-        self.qkv_bias = self.declare("qkv_bias", (3, hidden), constant(0.0), decay=False)
-        self.output = Linear(hidden, hidden, normal(wang_init(settings.num_layers, hidden)))
+        self.exchange = choose_exchange(sharding, mixes=mixer is not None)
+        init = normal(small_init(hidden))
+        self.qkv_weight = self.declare("qkv_weight", (3, hidden, hidden), init, shard_axis=1, own=own)
+        self.qkv_bias = self.declare("qkv_bias", (3, hidden), constant(0.0), shard_axis=1, own=own, decay=False)
+        self.output = RowParallelLinear(hidden, hidden, normal(wang_init(settings.num_layers, hidden)), sharding)
 
-    def project(self, x: Tensor, positions: Tensor, encoding: PositionEncoding) -> tuple[Tensor, Tensor, Tensor]:
-        """[b, s, hidden] -> q, k, v [b, h, s, d], queries and keys turned where the encoding is rotary."""
-        batch, length, hidden = x.shape
+    def project(self, x: Tensor, layout: Layout, encoding: PositionEncoding) -> tuple[Tensor, Tensor, Tensor]:
+        """[b, s, hidden] -> q, k, v [b, own heads, s, d], queries and keys turned where the encoding is rotary."""
+        x = enter(x, self.sharding, layout.split)
+        batch, rows, hidden = x.shape
         qkv = functional.linear(x, self.qkv_weight.reshape(-1, hidden), self.qkv_bias.reshape(-1))
-        qkv = qkv.view(batch, length, 3, self.settings.num_heads, self.settings.head_dim)
+        qkv = qkv.view(batch, rows, 3, self.own_heads, self.settings.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if isinstance(encoding, RotaryEncoding):
-            q, k = encoding.rotate(q, positions, length), encoding.rotate(k, positions, length)
+            length = len(layout.positions)
+            q, k = encoding.rotate(q, layout.own, length), encoding.rotate(k, layout.own, length)
         return q, k, v
 
-    def forward(self, x: Tensor, positions: Tensor, shared: PositionEncoding | None) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout, shared: PositionEncoding | None) -> Tensor:
         """Attend.
 
         Args:
-            x: [b, s, hidden].
-            positions: [s].
+            x: activations [b, s, hidden].
+            layout: of the forward pass.
             shared: the encoding that serves all layers, where there is one; else this layer's own is used.
 
         Returns:
-            [b, s, hidden].
+            Activations [b, s, hidden].
         """
         encoding = self.encoding(shared)
-        q, k, v = self.project(x, positions, encoding)
-        out = dape_attention(
+        q, k, v = self.project(x, layout, encoding)
+        call = Attention(
             q,
             k,
             v,
-            bias=score_term(encoding),
-            mixer=self.mixer,
+            encoding,
+            self.mixer,
+            layout.positions,
             backend=self.settings.attention_backend,
             dropout=self.settings.attention_dropout if self.training else 0.0,
-            query_positions=positions,
-            key_positions=positions,
         )
-        return self.output(out.transpose(1, 2).flatten(2))
+        return self.output(self.exchange(call).transpose(1, 2).flatten(2), layout.split)
 
     def encoding(self, shared: PositionEncoding | None) -> PositionEncoding:
         """This layer's own encoding, or the one that all layers share."""
@@ -84,40 +117,49 @@ class SelfAttention(DeclaredModule):
         return encoding
 
 
-def score_term(encoding: PositionEncoding) -> ScoreBias | ContextualBias | None:
-    """The encoding, if it is one that adds to attention scores."""
-    return encoding if isinstance(encoding, ScoreBias | ContextualBias) else None
-
-
 class Mlp(DeclaredModule):
     """hidden -> ffn -> hidden with GELU."""
 
-    def __init__(self, settings: ModelSettings) -> None:
+    def __init__(self, settings: ModelSettings, sharding: Sharding) -> None:
         super().__init__()
-        hidden = settings.hidden_size
-        self.input = Linear(hidden, settings.ffn_size, normal(small_init(hidden)))
-        self.output = Linear(settings.ffn_size, hidden, normal(wang_init(settings.num_layers, hidden)))
+        hidden, wide = settings.hidden_size, settings.ffn_size
+        self.input = ColumnParallelLinear(hidden, wide, normal(small_init(hidden)), sharding)
+        self.output = RowParallelLinear(wide, hidden, normal(wang_init(settings.num_layers, hidden)), sharding)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[b, s, hidden] -> [b, s, hidden]."""
-        return self.output(functional.gelu(self.input(x)))
+    def forward(self, x: Tensor, split: bool) -> Tensor:
+        """Activations [b, s, hidden] -> [b, s, hidden]."""
+        return self.output(functional.gelu(self.input(x, split)), split)
 
 
 class Block(DeclaredModule):
     """``x + attention(norm(x))``, then ``x + mlp(norm(x))``."""
 
-    def __init__(self, settings: ModelSettings, encoding: PositionEncoding | None, mixer: DapeMixer | None) -> None:
+    def __init__(
+        self,
+        settings: ModelSettings,
+        encoding: PositionEncoding | None,
+        mixer: DapeMixer | None,
+        sharding: Sharding,
+        normalise: Normalise,
+    ) -> None:
         super().__init__()
-        self.dropout = settings.dropout
-        self.attention_norm = LayerNorm(settings.hidden_size, settings.norm_eps)
-        self.attention = SelfAttention(settings, encoding, mixer)
-        self.mlp_norm = LayerNorm(settings.hidden_size, settings.norm_eps)
-        self.mlp = Mlp(settings)
+        self.dropout, self.sharding = settings.dropout, sharding
+        self.attention_norm = LayerNorm(settings.hidden_size, settings.norm_eps, sharding, normalise)
+        self.attention = SelfAttention(settings, encoding, mixer, sharding)
+        self.mlp_norm = LayerNorm(settings.hidden_size, settings.norm_eps, sharding, normalise)
+        self.mlp = Mlp(settings, sharding)
 
-    def forward(self, x: Tensor, positions: Tensor, shared: PositionEncoding | None) -> Tensor:
-        """[b, s, hidden], [s] -> [b, s, hidden]."""
-        x = x + self._drop(self.attention(self.attention_norm(x), positions, shared))
-        return x + self._drop(self.mlp(self.mlp_norm(x)))
+    def forward(self, x: Tensor, layout: Layout, shared: PositionEncoding | None) -> Tensor:
+        """Activations [b, s, hidden] -> [b, s, hidden]."""
+        split = layout.split
+        attended = self.attention(self.attention_norm(x, split), layout, shared)
+        x = x + drop(attended, self.dropout, self.sharding, self.training, split)
+        return x + drop(self.mlp(self.mlp_norm(x, split), split), self.dropout, self.sharding, self.training, split)
 
-    def _drop(self, x: Tensor) -> Tensor:
-        return functional.dropout(x, self.dropout, self.training) if self.dropout else x
+
+def drop(x: Tensor, probability: float, sharding: Sharding, training: bool, split: bool) -> Tensor:
+    """Dropout on activations: the same on all ranks where they are replicated, each rank its own where split."""
+    if not probability or not training:
+        return x
+    with own_stream(sharding.tp, x.device, active=split):
+        return functional.dropout(x, probability)

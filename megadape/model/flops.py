@@ -25,12 +25,13 @@ class TokenFlops:
 
 
 def count_token_flops(model: GPT, length: int) -> TokenFlops:
-    """Operations a token when training at the given length.
+    """Operations a token when training at the given length; of a whole model (the meta device will do).
 
     Backward counts twice forward; recomputation is not counted. A query sees (length + 1) / 2 keys on average.
     """
     shape, keys = model.settings, (length + 1) / 2
-    head = model.embedding.weight.numel()
+    assert shape.vocab_size is not None
+    head = shape.vocab_size * shape.hidden_size
     linear = shape.num_layers * (4 * shape.hidden_size**2 + 2 * shape.hidden_size * shape.ffn_size) + head
     pairs = shape.num_layers * 2 * shape.hidden_size * keys
     mixers = [module for module in model.modules() if isinstance(module, DapeMixer)]

@@ -1,4 +1,4 @@
-"""A GPT: token embedding, pre-norm blocks, final norm, output layer."""
+"""A GPT: token embedding, pre-norm blocks, final norm, output layer; whole, or the part of it that one rank holds."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from megadape.attention.exchange import score_term
 from megadape.errors import ConfigurationError
-from megadape.model.block import Block, score_term, small_init
-from megadape.model.layers import Embedding, LayerNorm, Linear
+from megadape.model.block import Block, Layout, Normalise, drop, small_init
+from megadape.model.part import Part, PositionStreams
 from megadape.model.settings import Architecture
+from megadape.parallel.cross_entropy import cross_entropy
+from megadape.parallel.deal import RowDeal
+from megadape.parallel.layers import ColumnParallelLinear, LayerNorm, VocabularyParallelEmbedding, enter, own_rows
+from megadape.parallel.sharding import WHOLE, Sharding
 from megadape.parameters import DeclaredModule, initialise, normal
 from megadape.positions import EmbeddingEncoding, Geometry, Heads, PositionEncoding
 
@@ -23,84 +28,139 @@ LOGIT_ELEMENTS = 1 << 24
 class GPT(DeclaredModule):
     """A decoder-only language model with any position encoding.
 
+    Parameters have the names of the whole model on every rank, and the rank's part of its values.
+
     Args:
         architecture: what to build; ``model.vocab_size`` must be given.
+        sharding: how this rank holds it.
+        part: which layers this rank holds; None: all.
         activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
+        normalise: the layer norm to use.
+
+    Raises:
+        ConfigurationError: heads, width or vocabulary do not divide over the tensor-parallel ranks.
     """
 
-    def __init__(self, architecture: Architecture, *, activation_checkpointing: bool = False) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        *,
+        sharding: Sharding = WHOLE,
+        part: Part | None = None,
+        activation_checkpointing: bool = False,
+        normalise: Normalise = functional.layer_norm,
+    ) -> None:
         super().__init__()
         settings, positions = architecture.model, architecture.positions
         if settings.vocab_size is None:
             raise ConfigurationError("model.vocab_size is not known: give it, or a dataset to take it from")
-        self.architecture = architecture
-        self.settings = settings
-        self.activation_checkpointing = activation_checkpointing
-        geometry = Geometry(
-            Heads(settings.num_heads), settings.head_dim, settings.hidden_size, architecture.training_length
-        )
+        self.architecture, self.settings = architecture, settings
+        self.sharding, self.activation_checkpointing = sharding, activation_checkpointing
+        self.part = part = part or Part(tuple(range(settings.num_layers)))
+        self.position_streams = PositionStreams()
+        own = sharding.own_part(settings.num_heads, "model.num_heads")
+        heads = Heads(settings.num_heads, own.start, own.stop - own.start)
+        geometry = Geometry(heads, settings.head_dim, settings.hidden_size, architecture.training_length)
         first = positions.build(geometry)
         self.shared_positions = first if first.shared else None
-        init = normal(small_init(settings.hidden_size))
-        self.embedding = Embedding(settings.vocab_size, settings.hidden_size, init)
-        self.blocks = nn.ModuleList()
-        for index in range(settings.num_layers):
-            own = None if first.shared else first if index == 0 else positions.build(geometry)
-            mixing = architecture.mixer.build(geometry.heads, with_bias=score_term(first) is not None)
-            self.blocks.append(Block(settings, own, mixing))
-        self.norm = LayerNorm(settings.hidden_size, settings.norm_eps)
+        width, vocabulary, init = settings.hidden_size, settings.vocab_size, normal(small_init(settings.hidden_size))
+        tied = settings.tied_embeddings
+        self.embedding = (
+            VocabularyParallelEmbedding(vocabulary, width, init, sharding)
+            if part.embedding or (part.head and tied)
+            else None
+        )
+        self.blocks = nn.ModuleDict()
+        for layer in part.layers:
+            encoding = None if first.shared else positions.build(geometry)
+            mixer = architecture.mixer.build(heads, with_bias=score_term(first) is not None)
+            self.blocks[str(layer)] = Block(settings, encoding, mixer, sharding, normalise)
+        self.norm = LayerNorm(width, settings.norm_eps, sharding, normalise) if part.head else None
         self.head = (
-            None if settings.tied_embeddings else Linear(settings.hidden_size, settings.vocab_size, init, bias=False)
+            ColumnParallelLinear(width, vocabulary, init, sharding, bias=False) if part.head and not tied else None
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Token ids [b, s] -> logits [b, s, vocabulary]."""
-        return self.logits(self.hidden(tokens))
+        """Token ids [b, s] -> logits [b, s, vocabulary], the whole of it on every rank."""
+        hidden = self.hidden(tokens)
+        logits = functional.linear(enter(hidden, self.sharding, self._is_split(hidden, tokens)), self.output_weight())
+        return self.sharding.tp.all_gather(logits, -1)
 
     def hidden(self, tokens: Tensor) -> Tensor:
-        """Token ids [b, s] -> final hidden states [b, s, hidden], normalised."""
-        positions = self.draw_positions(tokens)
-        x = self.embed(tokens, positions)
-        for block in self.blocks:
-            if self.activation_checkpointing and self.training:
-                x = cast(Tensor, checkpoint(block, x, positions, self.shared_positions, use_reentrant=False))
-            else:
-                x = block(x, positions, self.shared_positions)
-        return self.norm(x)
+        """Token ids [b, s] -> final hidden states [b, s, hidden], normalised: this rank's rows of them."""
+        layout = self.lay_out(tokens.shape[1], tokens.device)
+        x = self.run(self.embed(tokens, layout), layout, self.part.layers)
+        return self.finish(x, layout)
 
-    def draw_positions(self, tokens: Tensor) -> Tensor:
-        """Positions of a batch of sequences [b, s]: [s], one draw for all layers."""
-        return self.encoding(0).positions(tokens.shape[1], tokens.device)
+    def lay_out(self, length: int, device: torch.device, run: int = 0) -> Layout:
+        """Positions of a forward pass, one draw for all layers, and how its activations lie.
 
-    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Token ids [b, s] -> [b, s, hidden], with the encoding added where it is one that adds to embeddings."""
-        x = self.embedding(tokens)
+        Args:
+            length: of the whole sequence.
+            device: of the activations.
+            run: first layer of those that will be run, whose stream is drawn from.
+        """
+        generator = self.position_streams.of(run)
+        positions = self.encoding(self.part.layers[0]).positions(length, device, generator)
+        context = self.sharding.context
+        own = positions
+        if context.size > 1:
+            own = RowDeal(length, context.size).take(positions, context.rank, 0)
+        return Layout(positions, own, self.sharding.splits_sequence(length))
+
+    def embed(self, tokens: Tensor, layout: Layout) -> Tensor:
+        """Token ids [b, s] -> activations [b, s, hidden], with the encoding added where it adds to embeddings."""
+        assert self.embedding is not None
+        context = self.sharding.context
+        if context.size > 1:
+            tokens = RowDeal(tokens.shape[1], context.size).take(tokens, context.rank, 1)
+        x = self.embedding(tokens, layout.split)
         if isinstance(self.shared_positions, EmbeddingEncoding):
-            x = x + self.shared_positions.embed(positions)
-        return functional.dropout(x, self.settings.dropout, self.training)
+            x = x + own_rows(self.shared_positions.embed(layout.own), self.sharding, layout.split)
+        return drop(x, self.settings.dropout, self.sharding, self.training, layout.split)
+
+    def run(self, x: Tensor, layout: Layout, layers: tuple[int, ...]) -> Tensor:
+        """Activations through some of this rank's blocks."""
+        for layer in layers:
+            block = self.blocks[str(layer)]
+            if self.activation_checkpointing and self.training:
+                x = cast(Tensor, checkpoint(block, x, layout, self.shared_positions, use_reentrant=False))
+            else:
+                x = block(x, layout, self.shared_positions)
+        return x
+
+    def finish(self, x: Tensor, layout: Layout) -> Tensor:
+        """The final norm."""
+        assert self.norm is not None
+        normalised: Tensor = self.norm(x, layout.split)
+        return normalised
 
     def encoding(self, layer: int) -> PositionEncoding:
         """The position encoding that serves a layer."""
-        return cast(Block, self.blocks[layer]).attention.encoding(self.shared_positions)
+        return cast(Block, self.blocks[str(layer)]).attention.encoding(self.shared_positions)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states [..., hidden] -> logits [..., vocabulary]."""
-        return functional.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
+    def output_weight(self) -> Tensor:
+        """[own vocabulary, hidden]."""
+        if self.head is not None:
+            return self.head.weight
+        assert self.embedding is not None
+        return self.embedding.weight
 
     def token_losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Cross entropy of every target, in nats, in float32.
+        """Cross entropy of every target, in nats, in float32, the same on every tensor-parallel rank.
 
         Args:
-            hidden: [b, s, hidden].
+            hidden: [b, s, hidden], or this rank's rows of it where split.
             targets: [b, s].
 
         Returns:
             [b, s]. Without gradients, logits are made in pieces, so that long sequences and large vocabularies fit.
         """
+        hidden, weight = enter(hidden, self.sharding, self._is_split(hidden, targets)), self.output_weight()
         flat, wanted = hidden.flatten(0, 1), targets.flatten()
-        rows = flat.shape[0] if torch.is_grad_enabled() else max(1, LOGIT_ELEMENTS // self.embedding.weight.shape[0])
+        rows = flat.shape[0] if torch.is_grad_enabled() else max(1, LOGIT_ELEMENTS // weight.shape[0])
         losses = [
-            functional.cross_entropy(self.logits(part).float(), goal, reduction="none")
+            cross_entropy(at_least_float32(functional.linear(part, weight)), goal, self.sharding.tp)
             for part, goal in zip(flat.split(rows), wanted.split(rows), strict=True)
         ]
         return torch.cat(losses).view(targets.shape)
@@ -109,6 +169,29 @@ class GPT(DeclaredModule):
         """Mean cross entropy of predicting each next token: ids [b, s + 1] -> scalar, nats a token."""
         return self.token_losses(self.hidden(tokens[:, :-1]), tokens[:, 1:]).mean()
 
+    def last_losses(self, tokens: Tensor, count: int) -> Tensor:
+        """Cross entropy of the last predictions, on every rank: ids [b, s + 1] -> [b, count]. No gradients."""
+        length, context = tokens.shape[1] - 1, self.sharding.context
+        hidden, targets = self.hidden(tokens[:, :-1]), tokens[:, 1:]
+        if context.size == 1:
+            split = self._is_split(hidden, targets)
+            hidden = self.sharding.tp.all_gather(hidden, 1) if split else hidden
+            return self.token_losses(hidden[:, -count:], targets[:, -count:])
+        rows = RowDeal(length, context.size).rows(context.rank).to(tokens.device)
+        scored = rows >= length - count
+        losses = hidden.new_zeros(len(tokens), count, dtype=torch.promote_types(hidden.dtype, torch.float32))
+        places = rows[scored]
+        losses[:, places - (length - count)] = self.token_losses(hidden[:, scored], targets[:, places])
+        return context.all_reduce(losses)
+
+    def _is_split(self, activations: Tensor, tokens: Tensor) -> bool:
+        return activations.shape[1] < tokens.shape[1]
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """What losses are computed in."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
 
 def build_gpt(
     architecture: Architecture,
@@ -116,10 +199,19 @@ def build_gpt(
     seed: int,
     device: torch.device | None = None,
     activation_checkpointing: bool = False,
+    sharding: Sharding = WHOLE,
+    part: Part | None = None,
+    normalise: Normalise = functional.layer_norm,
 ) -> GPT:
     """Build a GPT whose initial values depend on (seed, parameter name) alone."""
     with torch.device("meta"):
-        model = GPT(architecture, activation_checkpointing=activation_checkpointing)
+        model = GPT(
+            architecture,
+            sharding=sharding,
+            part=part,
+            activation_checkpointing=activation_checkpointing,
+            normalise=normalise,
+        )
     model.to_empty(device=device or torch.device("cpu"))
     initialise(model, seed)
     return model

@@ -29,13 +29,10 @@ class Alibi(DistanceBias):
     shared = True
     directed = True
 
-    def __init__(self, geometry: Geometry) -> None:
-        super().__init__(geometry)
-        self.slopes = alibi_slopes(geometry.heads.total)[geometry.heads.own]
-
     def at(self, offsets: Tensor) -> Tensor:
         """As in ``DistanceBias``."""
-        slopes = torch.tensor(self.slopes, dtype=self.dtype, device=offsets.device)
+        heads = self.geometry.heads
+        slopes = torch.tensor(alibi_slopes(heads.total)[heads.own], dtype=self.dtype, device=offsets.device)
         bias = -slopes[:, None] * offsets.abs().to(self.dtype)
         return bias if self.geometry.causal else bias + LEFT_BONUS * (offsets > 0)
 

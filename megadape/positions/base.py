@@ -16,14 +16,14 @@ Encodings hold parameters but no buffers: they are built on the meta device and 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from megadape.parameters import DeclaredModule
+from megadape.parameters import DeclaredModule, substitute
 from megadape.settings import Settings
 
 
@@ -97,9 +97,23 @@ class PositionEncoding(DeclaredModule):
         """What the encoding computes in: its own precision, but at least float32 (bfloat16 has no 257)."""
         return torch.promote_types(self._anchor.dtype, torch.float32)
 
-    def positions(self, length: int, device: torch.device | None = None) -> Tensor:
-        """Positions of a sequence: [length] integers, increasing; drawn anew each call when randomised."""
+    def positions(
+        self, length: int, device: torch.device | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Positions of a sequence: [length] integers, increasing; drawn anew each call when randomised.
+
+        Args:
+            length: of the sequence.
+            device: of the result.
+            generator: to draw from (on the CPU); default torch's own.
+        """
         return torch.arange(length, device=device)
+
+    def view(self, heads: Heads, tensors: Mapping[str, Tensor]) -> Self:
+        """This encoding on other heads, reading other tensors as its parameters."""
+        other = substitute(self, tensors)
+        other.geometry = replace(self.geometry, heads=heads)
+        return other
 
 
 class NoPosition(PositionEncoding):

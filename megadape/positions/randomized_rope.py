@@ -45,10 +45,13 @@ class RandomizedRope(Rope):
         super().__init__(geometry, base)
         self.range_factor = range_factor
 
-    def positions(self, length: int, device: torch.device | None = None) -> Tensor:
+    def positions(
+        self, length: int, device: torch.device | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
         """[length] increasing integers below ``max(length, range_factor * training_length)``."""
         span = max(length, self.range_factor * self.geometry.training_length)
-        generator = None if self.training else torch.Generator().manual_seed(EVALUATION_SEED)
+        if not self.training:
+            generator = torch.Generator().manual_seed(EVALUATION_SEED)
         # on the CPU, so that every device draws the same
         subset = torch.randperm(span, generator=generator, device="cpu")[:length]
         return subset.sort().values.to(device)

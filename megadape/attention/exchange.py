@@ -1,0 +1,206 @@
+"""Attention over the ranks that share a layer or a sequence: who has which heads and rows, and what travels.
+
+    Local        one rank, or heads that do not mix: every rank its own heads, nothing travels
+    RowExchange  DAPE under tensor parallelism: queries go from heads to rows by all-to-all, keys and values are
+                 gathered, each rank mixes all heads for its rows with the ordinary kernels, the output goes back
+    HeadMixing   the same function, literally: scores stay with their head, the mixer's hidden layer is summed over
+                 the ranks at every pair; memory and traffic grow with the square of the length
+    RowContext   every rank has all heads of its own rows (evaluation): keys and values are gathered
+
+For s tokens, h heads of width d, T ranks, f = (T-1)/T, a rank receives f s h d (2 + 2/T) numbers forward in
+RowExchange and 2 f D s^2 in HeadMixing (and the few of encoding and mixer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from megadape.attention.dispatch import AUTO, dape_attention
+from megadape.attention.gathering import all_heads, own_heads
+from megadape.attention.mixer import DapeMixer
+from megadape.attention.reference import Reference
+from megadape.errors import AttentionError
+from megadape.parallel.collectives import exchange, gather_along
+from megadape.parallel.deal import RowDeal
+from megadape.parallel.group import Group
+from megadape.parallel.random import own_stream
+from megadape.parallel.sharding import Sharding
+from megadape.positions import ContextualBias, PositionEncoding, ScoreBias
+
+Term = ScoreBias | ContextualBias
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One causal self-attention call of a layer: q, k, v [b, own heads, own rows, d]."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    encoding: PositionEncoding
+    mixer: DapeMixer | None
+    positions: Tensor
+    """[s], of the whole sequence."""
+    backend: str = AUTO
+    dropout: float = 0.0
+
+    def run(
+        self, q: Tensor, k: Tensor, v: Tensor, rows: slice, term: Term | None, mixer: DapeMixer | None, backend: str
+    ) -> Tensor:
+        """Attend with some rows of the sequence to all keys up to the last of them."""
+        return dape_attention(
+            q,
+            k[:, :, : rows.stop],
+            v[:, :, : rows.stop],
+            bias=term,
+            mixer=mixer,
+            backend=backend,
+            dropout=self.dropout,
+            query_positions=self.positions[rows],
+            key_positions=self.positions[: rows.stop],
+        )
+
+
+class Exchange(Protocol):
+    """A way to attend over ranks; all of one group compute the same function."""
+
+    def __call__(self, call: Attention) -> Tensor:
+        """[b, own heads, own rows, d]."""
+
+
+def score_term(encoding: PositionEncoding | None) -> Term | None:
+    """The encoding, if it is one that adds to attention scores."""
+    return encoding if isinstance(encoding, ScoreBias | ContextualBias) else None
+
+
+@dataclass(frozen=True)
+class Local:
+    """Every rank its own heads."""
+
+    tp: Group
+
+    def __call__(self, call: Attention) -> Tensor:
+        """As in ``Exchange``."""
+        assert call.mixer is None or self.tp.size == 1, "mixing needs every head"
+        encoding = call.encoding if self.tp.size == 1 else own_heads(call.encoding, self.tp)
+        rows = slice(0, call.q.shape[2])
+        with own_stream(self.tp, call.q.device, active=call.dropout > 0):
+            return call.run(call.q, call.k, call.v, rows, score_term(encoding), call.mixer, call.backend)
+
+
+@dataclass(frozen=True)
+class HeadMixing:
+    """Scores stay with their head, the hidden layer is summed over the ranks."""
+
+    tp: Group
+
+    def __call__(self, call: Attention) -> Tensor:
+        """As in ``Exchange``."""
+        if call.backend not in (AUTO, Reference.name):
+            raise AttentionError(
+                f"parallel.mixing: heads computes by the reference backend alone, not by {call.backend!r}: leave "
+                "model.attention_backend at auto, or use parallel.mixing: rows"
+            )
+        assert call.mixer is not None
+        term, mixer = score_term(own_heads(call.encoding, self.tp)), call.mixer.summing(self.tp)
+        rows = slice(0, call.q.shape[2])
+        with own_stream(self.tp, call.q.device, active=call.dropout > 0):
+            return call.run(call.q, call.k, call.v, rows, term, mixer, Reference.name)
+
+
+@dataclass(frozen=True)
+class RowExchange:
+    """Each rank all heads for its rows."""
+
+    tp: Group
+
+    def __call__(self, call: Attention) -> Tensor:
+        """As in ``Exchange``."""
+        deal = RowDeal(call.q.shape[2], self.tp.size)
+        term = score_term(call.encoding)
+        encoding, mixer = all_heads(call.encoding if term is not None else None, call.mixer, self.tp)
+        q = heads_to_rows(call.q, deal, self.tp)
+        # keys and values in one collective
+        k, v = gather_along(self.tp, torch.stack((call.k, call.v)), 2)
+        with own_stream(self.tp, q.device, active=call.dropout > 0):
+            out = attend_rows(call, q, k, v, deal, self.tp.rank, score_term(encoding), mixer)
+        return rows_to_heads(out, deal, self.tp)
+
+
+@dataclass(frozen=True)
+class RowContext:
+    """Each rank all heads of its own rows; no gradients."""
+
+    context: Group
+
+    def __call__(self, call: Attention) -> Tensor:
+        """As in ``Exchange``."""
+        deal = RowDeal(len(call.positions), self.context.size)
+        k, v = gather_rows(torch.stack((call.k, call.v)), deal, self.context, axis=3)
+        return attend_rows(call, call.q, k, v, deal, self.context.rank, score_term(call.encoding), call.mixer)
+
+
+def attend_rows(
+    call: Attention,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    deal: RowDeal,
+    rank: int,
+    term: Term | None,
+    mixer: DapeMixer | None,
+) -> Tensor:
+    """All heads of a rank's rows: q [b, h, own rows, d], k and v [b, h, s, d] -> [b, h, own rows, d]."""
+    chunks = deal.chunks(rank)
+    queries = q.split([chunk.stop - chunk.start for chunk in chunks], dim=2)
+    # each run of rows by itself: consecutive positions at the end of their keys, as the kernels like them
+    outputs = [
+        call.run(part, k, v, rows, term, mixer, call.backend) for part, rows in zip(queries, chunks, strict=True)
+    ]
+    return torch.cat(outputs, dim=2)
+
+
+def heads_to_rows(x: Tensor, deal: RowDeal, group: Group) -> Tensor:
+    """[b, own heads, s, d] -> [b, h, own rows, d]."""
+    batch, heads, _, width = x.shape
+    parts = [deal.take(x, rank, axis=2) for rank in range(group.size)]
+    shape = batch, heads, deal.count(group.rank), width
+    return torch.cat(exchange(group, parts, [shape] * group.size), dim=1)
+
+
+def rows_to_heads(x: Tensor, deal: RowDeal, group: Group) -> Tensor:
+    """[b, h, own rows, d] -> [b, own heads, s, d]."""
+    batch, heads, _, width = x.shape
+    parts = x.chunk(group.size, dim=1)
+    shapes = [(batch, heads // group.size, deal.count(rank), width) for rank in range(group.size)]
+    return deal.restore(list(exchange(group, parts, shapes)), axis=2)
+
+
+def gather_rows(x: Tensor, deal: RowDeal, group: Group, axis: int) -> Tensor:
+    """Every rank's rows, in the order of the sequence; no gradients."""
+    longest = max(deal.count(rank) for rank in range(group.size))
+    missing = longest - x.shape[axis]
+    if missing:  # shares may differ by a row or two
+        x = torch.cat([x, x.new_zeros(*x.shape[:axis], missing, *x.shape[axis + 1 :])], dim=axis)
+    parts = group.all_gather(x, axis).split(longest, dim=axis)
+    own = [part.narrow(axis, 0, deal.count(rank)) for rank, part in enumerate(parts)]
+    return deal.restore(own, axis)
+
+
+MIXING: dict[str, Callable[[Group], Exchange]] = {"rows": RowExchange, "heads": HeadMixing}
+"""``parallel.mixing`` -> how heads that mix meet."""
+
+
+def choose_exchange(sharding: Sharding, *, mixes: bool) -> Exchange:
+    """The way for a layer that mixes heads or does not."""
+    if sharding.context.size > 1:
+        assert sharding.tp.size == 1, "sequences are shared among ranks that hold the whole model"
+        return RowContext(sharding.context)
+    if mixes and sharding.tp.size > 1:
+        return MIXING[sharding.mixing](sharding.tp)
+    return Local(sharding.tp)
