@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from megadape.errors import MegadapeError
+from megadape.machine import is_first_rank
 
 
 class PlainErrors(TyperGroup):
@@ -63,7 +64,9 @@ def main() -> None:
     """The console script."""
     # what ends a job politely ends it as Ctrl-C does: temporary files are removed
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # of several ranks the first alone tells what it does; all of them tell what goes wrong
+    level = logging.INFO if is_first_rank() else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     app()
 
 

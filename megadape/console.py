@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from megadape.machine import is_first_rank
+
 if TYPE_CHECKING:
     from megadape.data import Progress as PreprocessingProgress
 
@@ -21,11 +23,18 @@ PLAIN_INTERVAL = 10.0
 
 
 def open_console() -> Console:
-    """Standard output; colours and bars only in a terminal, and not where NO_COLOR asks for plain lines."""
+    """Standard output; colours and bars only in a terminal, and not where NO_COLOR asks for plain lines.
+
+    Of several ranks the first alone speaks.
+    """
     plain = "NO_COLOR" in os.environ or "SLURM_PROCID" in os.environ or not sys.stdout.isatty()
     # a log file has no width of its own: give tables the room that they need
     return Console(
-        highlight=False, force_terminal=False if plain else None, width=140 if plain else None, soft_wrap=True
+        highlight=False,
+        quiet=not is_first_rank(),
+        force_terminal=False if plain else None,
+        width=140 if plain else None,
+        soft_wrap=True,
     )
 
 
@@ -95,7 +104,7 @@ class TrainingReporter:
         """The numbers of one step of so many."""
         validation = row.get("validation_loss")
         if self._console.is_terminal:
-            note = f"loss {row['loss']:.4f}  {row['tokens_per_second']:,.0f} tokens/s"
+            note = f"loss {number(row['loss'], '.4f')}  {row['tokens_per_second']:,.0f} tokens/s"
             self._bars.update("training", row["step"], steps, note)
         if validation is not None or (
             not self._console.is_terminal and (row["step"] % self._every == 0 or row["step"] in (1, steps))
@@ -115,16 +124,23 @@ def format_step(row: Mapping[str, Any], steps: int) -> str:
     """One line on one step."""
     parts = [
         f"step {row['step']:>{len(str(steps))}}/{steps}",
-        f"loss {row['loss']:.4f}",
+        f"loss {number(row['loss'], '.4f')}",
         f"lr {row['learning_rate']:.2e}",
-        f"grad norm {row['grad_norm']:.3f}",
+        f"grad norm {number(row['grad_norm'], '.3f')}",
         f"{row['tokens_per_second']:,.0f} tokens/s",
         f"{row['model_flops_per_second'] / 1e9:,.1f} GFLOP/s",
         f"{row['peak_memory_bytes'] / 2**20:,.0f} MiB",
     ]
     if row.get("validation_loss") is not None:
         parts.append(f"validation loss {row['validation_loss']:.4f}")
+    if row.get("skipped"):
+        parts.append(f"skipped: overflow at loss scale {row['loss_scale']:g}")
     return "  ".join(parts)
+
+
+def number(value: float | None, form: str) -> str:
+    """A number that may be missing."""
+    return "-" if value is None else format(value, form)
 
 
 def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -23,6 +23,11 @@ def available_cpus() -> int:
     return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))
 
 
+def is_first_rank() -> bool:
+    """Whether a launcher started this process as the first of several, or it is alone."""
+    return next((os.environ[name] for name in ("RANK", "SLURM_PROCID") if name in os.environ), "0") == "0"
+
+
 def choose_threads(processes: int = 1) -> int:
     """Threads for each of so many processes on this machine; OMP_NUM_THREADS wins where it is set."""
     asked = os.environ.get("OMP_NUM_THREADS", "")

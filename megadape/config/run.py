@@ -10,12 +10,35 @@ from megadape.attention import MixerSettings, NoMixer
 from megadape.checkpoint.settings import CheckpointSettings
 from megadape.data import DataSettings
 from megadape.evaluation.settings import EvaluationSettings
+from megadape.kernels import KernelSettings
 from megadape.model import Architecture, ModelSettings
 from megadape.parallel.settings import ParallelSettings
 from megadape.positions import PositionSettings
 from megadape.positions.rope import RopeSettings
 from megadape.settings import Settings
-from megadape.training.settings import LoggingSettings, TrainingSettings, ValidationSettings
+from megadape.training.placement import check_pipeline
+from megadape.training.settings import LoggingSettings, TrainingSettings, ValidationSettings, check_engine
+
+
+def check_tensor_parallel(model: ModelSettings, parallel: ParallelSettings, length: int) -> None:
+    """Raise ``ValueError`` unless everything that tensor parallelism splits divides evenly."""
+    sizes = {"model.num_heads": model.num_heads, "model.ffn_hidden_size": model.ffn_size}
+    if model.vocab_size is not None:
+        sizes["model.vocab_size"] = model.vocab_size
+    if parallel.sequence_parallel:
+        sizes["training.sequence_length (parallel.sequence_parallel)"] = length
+    for name, size in sizes.items():
+        if size % parallel.tp:
+            below, above = size // parallel.tp * parallel.tp, -(-size // parallel.tp) * parallel.tp
+            raise ValueError(
+                f"{name} % parallel.tp must be 0, but {size} % {parallel.tp} = {size % parallel.tp}: "
+                f"{f'{below} or ' if below else ''}{above} would do"
+            )
+    if length < 2 * parallel.tp and parallel.tp > 1:
+        raise ValueError(
+            f"training.sequence_length must be at least 2 x parallel.tp, but {length} is below 2 x {parallel.tp}: "
+            "each rank takes two runs of rows"
+        )
 
 
 class RunSettings(Settings):
@@ -51,6 +74,9 @@ class RunSettings(Settings):
     parallel: ParallelSettings = ParallelSettings()
     """Over how many ranks, and how."""
 
+    kernels: KernelSettings = KernelSettings()
+    """Which fused layer norm and optimizer."""
+
     logging: LoggingSettings = LoggingSettings()
     """Console, wandb, TensorBoard."""
 
@@ -59,26 +85,13 @@ class RunSettings(Settings):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> RunSettings:
-        model, parallel = self.model, self.parallel
-        if model.num_heads % parallel.tp:
+        check_tensor_parallel(self.model, self.parallel, self.training.sequence_length)
+        check_engine(self.training, self.parallel)
+        check_pipeline(self.training, self.parallel, self.model)
+        if self.parallel.mixing == "heads" and self.model.attention_backend not in ("auto", "reference"):
             raise ValueError(
-                f"model.num_heads % parallel.tp must be 0, but {model.num_heads} % {parallel.tp} = "
-                f"{model.num_heads % parallel.tp}"
-            )
-        if parallel.pp > model.num_layers:
-            raise ValueError(
-                f"parallel.pp is at most one stage a layer, but {parallel.pp} stages share {model.num_layers} layers"
-            )
-        for degree, name in (
-            (parallel.tp, "tensor parallelism (parallel.tp)"),
-            (parallel.pp, "a pipeline (parallel.pp)"),
-        ):
-            if degree > 1:
-                raise ValueError(f"this version trains without {name}: set it to 1 and use data-parallel ranks")
-        if parallel.zero and self.training.engine != "deepspeed":
-            raise ValueError(
-                f"parallel.zero is {parallel.zero}, but only training.engine: deepspeed shards its optimizer "
-                f"(it is {self.training.engine})"
+                "parallel.mixing: heads computes by the reference backend alone, but model.attention_backend is "
+                f"{self.model.attention_backend}: set it to auto, or use parallel.mixing: rows"
             )
         return self
 

@@ -10,6 +10,8 @@ import torch
 from megadape.checkpoint import CheckpointStore
 from megadape.errors import CheckpointError
 from megadape.model import GPT, Architecture
+from megadape.parallel.group import ALONE, Group
+from megadape.parallel.sharding import Sharding
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,13 @@ class RestoredModel:
     path: Path
 
 
-def restore_model(run_dir: Path, device: torch.device) -> RestoredModel:
+def restore_model(run_dir: Path, device: torch.device, context: Group = ALONE) -> RestoredModel:
     """Build the model of a run's newest valid checkpoint.
+
+    Args:
+        run_dir: the run's folder.
+        device: where to put it.
+        context: ranks that will share every sequence, each with the whole model.
 
     Raises:
         CheckpointError: no such run, no checkpoint, or tensors that do not fit its architecture.
@@ -33,7 +40,7 @@ def restore_model(run_dir: Path, device: torch.device) -> RestoredModel:
         raise CheckpointError(f"run folder {run_dir} {there}: train it first, with megadape train")
     architecture = Architecture.model_validate(checkpoint.state()["architecture"])
     with torch.device("meta"):
-        model = GPT(architecture)
+        model = GPT(architecture, sharding=Sharding(context=context))
     model.to_empty(device=device)
     try:
         model.load_state_dict(checkpoint.tensors("model"))

@@ -15,6 +15,8 @@ from megadape.evaluation.extrapolation import Extrapolation, evaluate_lengths
 from megadape.evaluation.restore import RestoredModel, restore_model
 from megadape.evaluation.settings import EvaluationSettings
 from megadape.machine import keep_freed_memory
+from megadape.parallel.group import ALONE
+from megadape.parallel.mesh import Mesh
 
 SPLITS = ("train", "valid", "test")
 
@@ -52,11 +54,20 @@ def evaluate_run(
     text: EvaluationText,
     settings: EvaluationSettings,
     progress: Callable[[int, int], None] | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[RestoredModel, Extrapolation]:
-    """Restore a run's model and evaluate it at every length."""
+    """Restore a run's model and evaluate it at every length.
+
+    Args:
+        run_dir: the run's folder.
+        text: what to evaluate on.
+        settings: lengths, mode, amounts.
+        progress: told (tokens fed, tokens to feed).
+        mesh: ranks that share the rows of every sequence; each returns the same results. Default: this process alone.
+    """
     keep_freed_memory()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    restored = restore_model(run_dir, device)
+    device = mesh.device if mesh is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    restored = restore_model(run_dir, device, ALONE if mesh is None else mesh.world)
     vocabulary = restored.model.settings.vocab_size or 0
     largest = int(text.stream.max())
     if largest >= vocabulary:

@@ -8,6 +8,9 @@ from typing import Literal
 from megadape.errors import ConfigurationError
 from megadape.parallel.group import ALONE, Group
 
+Mixing = Literal["rows", "heads"]
+"""How DAPE sees the heads of other ranks."""
+
 
 @dataclass(frozen=True)
 class Sharding:
@@ -19,7 +22,7 @@ class Sharding:
     sequence_parallel: bool = False
     """Whether activations between the sharded regions are split along the sequence."""
 
-    mixing: Literal["rows", "heads"] = "rows"
+    mixing: Mixing = "rows"
     """How DAPE sees all heads."""
 
     context: Group = ALONE

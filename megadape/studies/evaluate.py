@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -19,6 +20,11 @@ from megadape.evaluation.heads import profile_heads
 from megadape.evaluation.restore import restore_model
 from megadape.evaluation.run import evaluate_run, open_text
 from megadape.evaluation.settings import EvaluationSettings
+from megadape.parallel.mesh import Place, open_mesh
+
+
+PATIENCE = timedelta(hours=1)
+"""How long ranks that share a sequence wait for one another: a layer at 65536 tokens takes its time on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,19 @@ class HeadsRequest:
 
 
 def evaluate_and_write(request: EvaluationRequest, bars: Bars) -> tuple[Table, list[Path]]:
-    """Evaluate a run, write JSON, CSV and figure into its folder; return the table and what was written."""
+    """Evaluate a run, write JSON, CSV and figure into its folder; return the table and what was written.
+
+    Started on several ranks, they share the rows of every sequence; the first one writes.
+    """
     run = load_run(request.run_dir)
     settings = request_settings(run.evaluation, request)
     text = open_text(request_data(run, request.data), settings, request.split)
-    restored, results = evaluate_run(
-        request.run_dir, text, settings, lambda done, total: bars.update("evaluating", done, total, "tokens")
-    )
+    with open_mesh(Place.from_environment(), timeout=PATIENCE) as mesh:
+        restored, results = evaluate_run(
+            request.run_dir, text, settings, lambda done, total: bars.update("evaluating", done, total, "tokens"), mesh
+        )
+    if not mesh.is_first:
+        return Table(), []
     name = f"{results.mode}-step-{restored.step}"
     folder = request.run_dir / "evaluation"
     write_results(results, folder, name)

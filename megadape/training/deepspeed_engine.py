@@ -1,140 +1,172 @@
-"""DeepSpeed's engine with ZeRO 0 and 1 (deepspeed 0.19.8), behind the same interface as the reference."""
+"""DeepSpeed's engine with ZeRO 0 to 3 (deepspeed 0.19.8), behind the same interface as the reference.
+
+Half precision is torch's autocast inside the objective, and DeepSpeed sees a float32 model: parameters are their own
+master weights, accumulation over micro-batches and exchange between ranks are float32 at every stage. DeepSpeed's own
+bf16 would start Adam one step late at stage 0 and accumulate in bf16 at stage 3 whatever it is told; its own fp16 keeps
+fp16 parameters and refuses a CPU. fp16's loss scale is ours, told to the ZeRO optimizer, which divides it out before it
+clips and skips an update whose gradients are not finite.
+
+Stage 0 has no ZeRO optimizer: DeepSpeed averages, and this engine takes the norm, over tensor-parallel ranks too, and
+clips, as the reference does.
+"""
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 
-from megadape.errors import TrainingError
 from megadape.model import GPT
 from megadape.parallel.mesh import Mesh
-from megadape.training.engine import MOMENTS, EngineState, Objective, StepResult
-from megadape.training.optimizer import build_optimizer, set_learning_rate
+from megadape.parallel.settings import ParallelSettings
+from megadape.training.deepspeed_config import engine_config
+from megadape.training.deepspeed_setup import (
+    MeshTopology,
+    import_deepspeed,
+    initialise_deepspeed,
+    mark_tensor_parallel,
+)
+from megadape.training.engine import EngineState, StepResult, check_finite
+from megadape.training.gradients import Gradients
+from megadape.training.loss_scale import build_loss_scale
+from megadape.training.objective import Objective
+from megadape.training.optimizer import (
+    OptimizerBuilder,
+    build_optimizer,
+    read_moments,
+    set_learning_rate,
+    write_moments,
+)
 from megadape.training.settings import TrainingSettings
+from megadape.training.zero_state import PARTITIONS, Partitions, read_partitions, write_partitions
 
-
-def import_deepspeed(device: torch.device) -> Any:  # noqa: ANN401
-    """Import DeepSpeed, made ready for this device."""
-    if device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    try:
-        import deepspeed
-    except ImportError as error:
-        raise TrainingError(
-            "training.engine is deepspeed, which is not installed: pip install deepspeed==0.19.8"
-        ) from error
-    # a shared-memory op that only inference uses; else a minute of compilation at every start, or an error without a
-    # compiler
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
-
-
-def deepspeed_config(settings: TrainingSettings, zero: int, ranks: int) -> dict[str, object]:
-    """DeepSpeed's own configuration for these settings."""
-    return {
-        "train_batch_size": settings.global_batch_size,
-        "train_micro_batch_size_per_gpu": settings.micro_batch_size,
-        "gradient_accumulation_steps": settings.global_batch_size // (settings.micro_batch_size * ranks),
-        "gradient_clipping": settings.optimizer.clip,
-        "zero_optimization": {"stage": zero},
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": 10**9,
-    }
+__all__ = ["DeepSpeedEngine", "import_deepspeed"]
 
 
 class DeepSpeedEngine:
     """See ``megadape.training.engine.Engine``."""
 
-    def __init__(self, model: GPT, settings: TrainingSettings, zero: int, mesh: Mesh) -> None:
-        deepspeed = import_deepspeed(mesh.device)
-        backend = "nccl" if mesh.device.type == "cuda" else "gloo"
-        deepspeed.init_distributed(dist_backend=backend, verbose=False)
-        self.parameters = dict(model.named_parameters())
-        self.zero, self.mesh, self.updates = zero, mesh, 0
-        self.optimizer = build_optimizer(model, settings.optimizer)
-        self.engine, *_ = deepspeed.initialize(
-            model=Objective(model, settings.precision, mesh.device),
+    def __init__(
+        self,
+        model: GPT,
+        settings: TrainingSettings,
+        parallel: ParallelSettings,
+        mesh: Mesh,
+        optimizer: OptimizerBuilder = build_optimizer,
+    ) -> None:
+        assert mesh.pp.size == 1
+        self.mesh, self.zero, self.updates = mesh, parallel.zero, 0
+        self.clip = settings.optimizer.clip
+        self.gradients = Gradients(model, mesh)
+        self.parameters = self.gradients.parameters
+        self.optimizer = optimizer(model, settings.optimizer)
+        self.loss_scale = build_loss_scale(settings.precision, settings.loss_scale)
+        self.objective = Objective(model, settings.precision, mesh.device)
+        mark_tensor_parallel(model, mesh)
+        if self.zero == 3:
+            gather_by_block(self.objective)
+        self.engine = initialise_deepspeed(
+            settings,
+            mesh,
+            engine_config(settings, parallel, mesh.data_ranks, pinned=mesh.device.type == "cuda"),
+            model=self.objective,
             optimizer=self.optimizer,
-            config=deepspeed_config(settings, zero, mesh.data_ranks),
+            mpu=MeshTopology(mesh),
         )
 
     def train_step(self, micro_batches: Sequence[Tensor], learning_rate: float) -> StepResult:
         """One update."""
         assert len(micro_batches) == self.engine.gradient_accumulation_steps()
         set_learning_rate(self.optimizer, learning_rate)
-        total = torch.zeros((), device=self.mesh.device)
-        norm = None
-        for tokens in micro_batches:
+        scale = self.loss_scale.value if self.loss_scale else None
+        if self.zero and scale is not None:
+            self.engine.optimizer.override_loss_scale(scale)
+        loss = float(self.mesh.mean_over_data(self._accumulate(micro_batches, scale or 1.0)))
+        norm = self._finish(scale or 1.0)
+        skipped = not math.isfinite(norm)
+        if self.loss_scale is None:
+            check_finite(loss, norm, self.updates + 1)
+        else:
+            self.loss_scale.update(skipped, self.updates + 1)
+        self.updates += not skipped
+        return StepResult(loss, math.inf if skipped else norm, skipped, scale)
+
+    def _accumulate(self, micro_batches: Sequence[Tensor], scale: float) -> Tensor:
+        """Forward and backward of all micro-batches; the mean loss."""
+        losses = []
+        for index, tokens in enumerate(micro_batches):
             loss = self.engine(tokens)
-            self.engine.backward(loss)
-            total += loss.detach() / len(micro_batches)
-            if self.zero == 0 and self.engine.is_gradient_accumulation_boundary():
-                # stage 0 keeps its norm to itself; the gradients are averaged already and not yet clipped
-                norm = get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None])
+            # a ZeRO optimizer multiplies by the scale that it was told
+            self.engine.backward(loss if self.zero else loss * scale)
+            losses.append(loss.detach())
+            if index + 1 < len(micro_batches):
+                self.engine.step()
+        return torch.stack(losses).mean()
+
+    def _finish(self, scale: float) -> float:
+        """Clip and update; the norm before clipping, the same on every rank; not finite: nothing was changed."""
+        if self.zero:
             self.engine.step()
-        self.updates += 1
-        norm = self.engine.get_global_grad_norm() if norm is None else norm
-        return StepResult(float(self.mesh.mean_over_data(total)), float(norm))
+            return float(self.engine.get_global_grad_norm())
+        self.gradients.divide(scale)
+        norm = self.gradients.norm()
+        if math.isfinite(norm):
+            self.gradients.clip(norm, self.clip)
+        else:
+            self.gradients.clear()  # the optimizer passes over parameters without a gradient
+        self.engine.step()
+        return float(norm)
+
+    @torch.no_grad()
+    def evaluate(self, tokens: Tensor) -> Tensor:
+        """Mean loss of [b, s + 1]."""
+        loss: Tensor = self.objective(tokens)
+        return loss
 
     def state(self) -> EngineState:
-        """Full state; with ZeRO 1 each tensor is gathered from its partitions."""
-        from deepspeed.utils import safe_get_full_optimizer_state
-
-        parameters = {name: parameter.detach() for name, parameter in self.parameters.items()}
-        moments: dict[str, dict[str, Tensor]] = {}
-        if self.updates:
-            if self.zero:
-                self._link_moments()
-            for moment in MOMENTS:
-                moments[moment] = {
-                    name: safe_get_full_optimizer_state(parameter, moment)
-                    if self.zero
-                    else self.optimizer.state[parameter][moment]
-                    for name, parameter in self.parameters.items()
-                }
-        return EngineState(self.updates, parameters, moments)
+        """This rank's part, gathered from ZeRO's partitions."""
+        scale = self.loss_scale.state() if self.loss_scale else None
+        if self.zero:
+            values, moments = read_partitions(self._partitions(), self.parameters, self.updates)
+            return EngineState(self.updates, values, moments, scale)
+        values = {name: parameter.detach() for name, parameter in self.parameters.items()}
+        moments = read_moments(self.optimizer, self.parameters) if self.updates else {}
+        return EngineState(self.updates, values, moments, scale)
 
     @torch.no_grad()
     def load_state(self, state: EngineState) -> None:
         """Take up a state in place."""
         self.updates = state.updates
+        if self.loss_scale and state.loss_scale:
+            self.loss_scale.load_state(state.loss_scale)
+        if self.zero:
+            write_partitions(self._partitions(), self.parameters, state.updates, state.parameters, state.moments)
+            return
         for name, parameter in self.parameters.items():
             parameter.copy_(state.parameters[name])
-        if self.zero:
-            self._load_partitions(state)
-        elif state.moments:
-            for name, parameter in self.parameters.items():
-                taken = {moment: state.moments[moment][name].to(parameter.device, copy=True) for moment in MOMENTS}
-                step = torch.tensor(float(state.updates), device=parameter.device)
-                self.optimizer.state[parameter] = {"step": step, **taken}
-
-    def _load_partitions(self, state: EngineState) -> None:
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
-        partitioned = self.engine.optimizer
         if state.moments:
-            # ZeRO makes the flat moments at its first update: make room for them now
-            for flat in partitioned.single_partition_of_fp32_groups:
-                room = {moment: torch.zeros_like(flat) for moment in MOMENTS}
-                step = torch.tensor(float(state.updates), device=flat.device)
-                partitioned.optimizer.state[flat] = {"step": step, **room}
-            self._link_moments()
-        for name, parameter in self.parameters.items():
-            safe_set_full_fp32_param(parameter, state.parameters[name].to(parameter.device))
-            for moment, tensors in state.moments.items():
-                safe_set_full_optimizer_state(parameter, tensors[name].to(parameter.device), moment)
+            write_moments(self.optimizer, self.parameters, state.updates, state.moments)
 
-    def _link_moments(self) -> None:
-        """Make every parameter's moments a part of its group's flat ones.
+    def _partitions(self) -> Partitions:
+        return PARTITIONS[self.zero](self.engine.optimizer)
 
-        DeepSpeed 0.19.8 does so once, after the update of the first parameter group, when the others have no moments
-        yet.
-        """
-        partitioned = self.engine.optimizer
-        partitioned._hp_optimizer_states_linked = False
-        partitioned._lazy_init_hp_params_optimizer_state()
+
+def gather_by_block(objective: Objective) -> None:
+    """Say when ZeRO 3 must gather which parameters.
+
+    DeepSpeed gathers a module's parameters around its forward, but our encodings and mixers are read, not called: a
+    block is gathered as a whole. What lies outside of blocks (embedding, final norm, output layer, an encoding that all
+    layers share) is read in several places, and gathered around the whole objective.
+    """
+    from deepspeed.runtime.zero.partition_parameters import register_external_parameter
+    from deepspeed.utils import set_z3_leaf_module
+
+    blocks = list(objective.model.blocks.values())
+    for block in blocks:
+        set_z3_leaf_module(block, True)
+    inside = {id(parameter) for block in blocks for parameter in block.parameters()}
+    for parameter in objective.model.parameters():
+        if id(parameter) not in inside:
+            register_external_parameter(objective, parameter)

@@ -1,25 +1,25 @@
-"""What runs an update: one small interface, two engines behind it.
+"""What runs an update: one small interface, several engines behind it.
 
-The plain torch engine is the reference that the DeepSpeed engine must equal. Both take the same objective (the model's
-loss under the run's precision), the same fused AdamW and the learning rate of the step.
+The plain torch engine is the reference that DeepSpeed's must equal. All take the same objective (the model's loss under
+the run's precision), the same optimizer over the same groups, and the learning rate of the step.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from megadape.errors import TrainingError
 from megadape.model import GPT
 from megadape.parallel.mesh import Mesh
+from megadape.parallel.settings import ParallelSettings
+from megadape.training.optimizer import OptimizerBuilder, build_optimizer
 from megadape.training.settings import TrainingSettings
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""AdamW's state of a parameter, by torch's names."""
 
 
 @dataclass(frozen=True)
@@ -27,64 +27,111 @@ class StepResult:
     """What an update reports, the same on every rank."""
 
     loss: float
-    """Mean over the global batch, nats a token."""
+    """Mean over the global batch, nats a token; may be infinite where the update was skipped."""
 
     grad_norm: float
-    """Of the whole gradient, before clipping."""
+    """Of the whole gradient, before clipping; infinite where the update was skipped."""
+
+    skipped: bool = False
+    """fp16: the scaled gradients overflowed, so that parameters and optimizer are as they were."""
+
+    loss_scale: float | None = None
+    """fp16: what the loss was multiplied by in this update."""
 
 
 @dataclass
 class EngineState:
-    """Everything an engine must give back to go on as if never stopped: full tensors by parameter name, float32."""
+    """Everything an engine must give back to go on as if never stopped, gathered over data-parallel ranks.
+
+    Tensors are this rank's parts, float32, by full parameter name: its tensor-parallel slices of its stage. The
+    parameter table knows how they join.
+    """
 
     updates: int
+    """Made so far; skipped ones do not count."""
+
     parameters: dict[str, Tensor]
     moments: dict[str, dict[str, Tensor]]
     """Moment -> parameter name -> tensor; empty before the first update."""
 
-
-class Objective(nn.Module):
-    """Token ids [b, s + 1] -> mean loss, in the run's precision."""
-
-    def __init__(self, model: GPT, precision: str, device: torch.device) -> None:
-        super().__init__()
-        self.model = model
-        self.autocasts = precision == "bf16"
-        self.device_type = device.type
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Scalar loss, nats a token."""
-        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.autocasts):
-            return self.model.loss(tokens)
+    loss_scale: dict[str, float] | None = None
+    """State of the loss scale; None: there is none."""
 
 
 class Engine(Protocol):
     """Runs updates on a model that it was built around."""
 
-    def __init__(self, model: GPT, settings: TrainingSettings, zero: int, mesh: Mesh) -> None: ...
+    def __init__(
+        self,
+        model: GPT,
+        settings: TrainingSettings,
+        parallel: ParallelSettings,
+        mesh: Mesh,
+        optimizer: OptimizerBuilder = build_optimizer,
+    ) -> None: ...
 
     def train_step(self, micro_batches: Sequence[Tensor], learning_rate: float) -> StepResult:
-        """One update: this rank's micro-batches, each [b, s + 1], forward, backward, clip, step."""
+        """One update: this rank's micro-batches, each [b, s + 1], forward, backward, clip, step.
+
+        Raises:
+            TrainingError: the gradients are not finite, and no loss scale is left that would make them so.
+        """
+        ...
+
+    def evaluate(self, tokens: Tensor) -> Tensor:
+        """Mean loss of [b, s + 1], without gradients, in the model's present mode; a collective over the ranks of a
+        model, the same on each, not averaged over data-parallel ranks."""
         ...
 
     def state(self) -> EngineState:
-        """Full state, on every rank; a collective."""
+        """This rank's part of the state, the same on all its data-parallel ranks; a collective.
+
+        Tensors may be the engine's own: read them before the next update. They lie on the engine's device or the CPU.
+        """
         ...
 
     def load_state(self, state: EngineState) -> None:
-        """Take up a state in place."""
+        """Take up a state in place, whichever engine and ZeRO stage it comes from."""
         ...
 
 
+TORCH = ("megadape.training.torch_engine", "TorchEngine")
+DEEPSPEED = ("megadape.training.deepspeed_engine", "DeepSpeedEngine")
+DEEPSPEED_PIPELINE = ("megadape.training.deepspeed_pipeline", "DeepSpeedPipelineEngine")
+DEEPSPEED_SCHEDULE = ("megadape.training.deepspeed_pipeline", "DeepSpeedScheduleEngine")
+
 ENGINES = {
-    "torch": ("megadape.training.torch_engine", "TorchEngine"),
-    "deepspeed": ("megadape.training.deepspeed_engine", "DeepSpeedEngine"),
+    ("torch", None): TORCH,
+    ("torch", "1f1b"): TORCH,
+    ("torch", "interleaved"): TORCH,
+    ("torch", "zero_bubble"): TORCH,
+    ("deepspeed", None): DEEPSPEED,
+    ("deepspeed", "1f1b"): DEEPSPEED_PIPELINE,
+    ("deepspeed", "interleaved"): DEEPSPEED_SCHEDULE,
+    ("deepspeed", "zero_bubble"): DEEPSPEED_SCHEDULE,
 }
-"""Engine -> where it lives; imported when chosen, since DeepSpeed takes its time."""
+"""(engine, schedule of the pipeline if there is one) -> where it lives; imported when chosen, since DeepSpeed takes its
+time."""
 
 
-def build_engine(model: GPT, settings: TrainingSettings, zero: int, mesh: Mesh) -> Engine:
+def build_engine(
+    model: GPT,
+    settings: TrainingSettings,
+    parallel: ParallelSettings,
+    mesh: Mesh,
+    optimizer: OptimizerBuilder = build_optimizer,
+) -> Engine:
     """The engine that the settings name."""
-    module, name = ENGINES[settings.engine]
+    module, name = ENGINES[settings.engine, parallel.schedule if parallel.pp > 1 else None]
     engine: type[Engine] = getattr(import_module(module), name)
-    return engine(model, settings, zero, mesh)
+    return engine(model, settings, parallel, mesh, optimizer)
+
+
+def check_finite(loss: float, norm: float, update: int) -> None:
+    """Raise ``TrainingError`` where gradients that no loss scale multiplied are not finite."""
+    if not math.isfinite(norm):
+        raise TrainingError(
+            f"the gradient of step {update} has a norm of {norm} (its loss is {loss}); no parameter was changed, and "
+            "the newest checkpoint is untouched: lower training.optimizer.learning_rate, or look at the data of this "
+            "step"
+        )

@@ -16,10 +16,11 @@ VOCABULARY_MULTIPLE = 64
 """A vocabulary taken from a dataset is rounded up to this, which matrix units like."""
 
 
-def with_vocabulary(architecture: Architecture, prefix: Path) -> Architecture:
+def with_vocabulary(architecture: Architecture, prefix: Path, tp: int = 1) -> Architecture:
     """The architecture with its vocabulary known: as given, if the dataset's fits in, else the dataset's, rounded up.
 
-    A dataset that another project wrote has no manifest; then the vocabulary must be given, and is trusted.
+    A dataset that another project wrote has no manifest; then the vocabulary must be given, and is trusted. The size
+    does not depend on the layout, so that checkpoints fit any: one that ``tp`` ranks cannot share is an error.
     """
     given = architecture.model.vocab_size
     if given is not None and not manifest_path(prefix).exists():
@@ -30,6 +31,11 @@ def with_vocabulary(architecture: Architecture, prefix: Path) -> Architecture:
             f"model.vocab_size is {given}, but the tokenizer of {prefix} has {tokens} tokens: raise it, or leave it out"
         )
     size = given or -(-tokens // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+    if size % tp:
+        raise ConfigurationError(
+            f"model.vocab_size % parallel.tp must be 0, but the {tokens} tokens of {prefix} make {size}, and "
+            f"{size} % {tp} = {size % tp}: give model.vocab_size, for example {-(-size // tp) * tp}"
+        )
     model = architecture.model.model_copy(update={"vocab_size": size})
     return architecture.model_copy(update={"model": model})
 

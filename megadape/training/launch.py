@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -37,7 +38,13 @@ def train(run: Run, settings_text: str, reporter: Reporter, stop_after_steps: in
     threads = choose_threads(int(os.environ.get("LOCAL_WORLD_SIZE", place.world)))
     torch.set_num_threads(threads)
     keep_freed_memory()
-    with open_mesh(place, process_group=run.training.engine == "deepspeed") as mesh:
+    with open_mesh(
+        place,
+        tp=run.parallel.tp,
+        pp=run.parallel.pp,
+        process_group=run.training.engine == "deepspeed",
+        timeout=timedelta(minutes=run.parallel.timeout_minutes),
+    ) as mesh:
         trainer = Trainer(run, mesh, reporter)
         if mesh.is_first:
             prepare_run_folder(run.run_dir, settings_text, mesh, threads)

@@ -6,41 +6,34 @@ run that is stopped and started again goes on as if it had not been stopped: on 
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from megadape.checkpoint import Checkpoint, CheckpointStore
 from megadape.data import Splits, TokenSamples, batch_indices, build_splits
-from megadape.data.indexed_format import idx_path
 from megadape.errors import ConfigurationError, TrainingError
-from megadape.machine import peak_resident_bytes, versions
-from megadape.model import build_gpt, count_parameters, count_token_flops
+from megadape.kernels import choose_kernels
+from megadape.machine import peak_resident_bytes
+from megadape.model import GPT, build_gpt, count_parameters, count_token_flops
+from megadape.model.stages import shared_between_stages
+from megadape.parallel.drift import check_drift
 from megadape.parallel.mesh import Mesh
-from megadape.training.engine import EngineState, Objective, StepResult, build_engine
-from megadape.training.identity import check_identity, file_digest, with_vocabulary
+from megadape.parallel.sharding import Sharding
+from megadape.training.engine import StepResult, build_engine
+from megadape.training.identity import with_vocabulary
 from megadape.training.metrics import Tracker, open_trackers
+from megadape.training.optimizer import build_optimizer
+from megadape.training.placement import part_of
 from megadape.training.protocols import Reporter, Run
-from megadape.training.random import random_state, restore_random_state, seed_streams
+from megadape.training.random import seed_streams
+from megadape.training.saving import Saver
 from megadape.training.settings import TrainingSettings
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Progress:
-    """How far a run has come; saved with every checkpoint."""
-
-    step: int = 0
-    consumed_samples: int = 0
-    wandb_id: str | None = None
 
 
 class Trainer:
@@ -59,21 +52,28 @@ class Trainer:
         self.run, self.mesh, self.reporter = run, mesh, reporter
         check_batch(run.training, mesh.data_ranks)
         self.data = self._open_data()
-        self.architecture = with_vocabulary(run.architecture, run.data.prefix)
-        seed_streams(run.seed, mesh.rank)
+        self.architecture = with_vocabulary(run.architecture, run.data.prefix, mesh.tp.size)
+        with torch.device("meta"):
+            whole = GPT(self.architecture)
+        self.parameters = count_parameters(whole)
+        self.flops = count_token_flops(whole, run.training.sequence_length)
+        kernels = choose_kernels(
+            run.kernels, mesh.device, torch.device("cpu") if run.parallel.offload_optimizer else None
+        )
         self.model = build_gpt(
             self.architecture,
             seed=run.seed,
             device=mesh.device,
             activation_checkpointing=run.training.activation_checkpointing,
+            sharding=Sharding(mesh.tp, run.parallel.sequence_parallel, run.parallel.mixing),
+            part=part_of(self.architecture, run.parallel, mesh.pp.rank),
+            normalise=kernels.layer_norm,
         )
-        self.flops = count_token_flops(self.model, run.training.sequence_length)
-        self.engine = build_engine(self.model, run.training, run.parallel.zero, mesh)
-        self.store = CheckpointStore(run.run_dir / "checkpoints", run.checkpoint.keep)
-        self.progress = Progress()
-        checkpoint = self.store.newest()
-        if checkpoint is not None:
-            self._resume(checkpoint)
+        seed_streams(run.seed, mesh, self.model.position_streams)
+        builder = partial(build_optimizer, kernels=kernels)
+        self.engine = build_engine(self.model, run.training, run.parallel, mesh, builder)
+        self.saver = Saver(run, self.architecture, mesh, self.model, self.engine, kernels.names)
+        self.progress = self.saver.resume()
 
     def fit(self, stop_after_steps: int | None = None) -> None:
         """Update until the last step, or until so many steps have been done now; save on the way and at the end."""
@@ -107,13 +107,13 @@ class Trainer:
         return build_splits(run.data, run.training.sequence_length, wanted, seed=run.seed)
 
     def _introduce(self, first: int) -> None:
-        run, ranks = self.run, self.mesh.data_ranks
+        run = self.run
         if not self.mesh.is_first:
             return
         self.reporter.message(
-            f"{run.run_dir}: {count_parameters(self.model) / 1e6:.1f} M parameters, {run.training.steps} steps of "
-            f"{run.training.global_batch_size} x {run.training.sequence_length} tokens on {ranks} "
-            f"rank{'s' * (ranks > 1)} ({self.mesh.device.type}, engine {run.training.engine})"
+            f"{run.run_dir}: {self.parameters / 1e6:.1f} M parameters, {run.training.steps} steps of "
+            f"{run.training.global_batch_size} x {run.training.sequence_length} tokens on {describe(self.mesh)} "
+            f"({self.mesh.device.type}, engine {run.training.engine})"
         )
         if first >= run.training.steps:
             self.reporter.message(f"{run.run_dir} is done: all {run.training.steps} steps are in its newest checkpoint")
@@ -139,7 +139,7 @@ class Trainer:
         self.model.train()
         result = self.engine.train_step(self._micro_batches(), rate)
         seconds = time.perf_counter() - started
-        if not math.isfinite(result.loss):
+        if not math.isfinite(result.loss) and not result.skipped:
             raise TrainingError(
                 f"the loss of step {step + 1} is {result.loss}; the newest checkpoint is untouched: "
                 "lower training.optimizer.learning_rate, or look at the data of this step"
@@ -147,6 +147,8 @@ class Trainer:
         self.progress.step = step + 1
         self.progress.consumed_samples += training.global_batch_size
         row = self._measure(result, rate, seconds)
+        if self._is_due(self.run.parallel.drift_every):
+            self._check_drift()
         if self._is_due(self.run.validation.every):
             row["validation_loss"] = self._validate()
         return row
@@ -173,9 +175,11 @@ class Trainer:
         flops = tokens_per_second * self.flops.total
         return {
             "step": self.progress.step,
-            "loss": result.loss,
+            "loss": result.loss if math.isfinite(result.loss) else None,
             "learning_rate": rate,
-            "grad_norm": result.grad_norm,
+            "grad_norm": result.grad_norm if math.isfinite(result.grad_norm) else None,
+            "loss_scale": result.loss_scale,
+            "skipped": result.skipped,
             "tokens_per_second": tokens_per_second,
             "model_flops_per_second": flops,
             "mixing_flops_share": self.flops.mixing / self.flops.total,
@@ -189,66 +193,33 @@ class Trainer:
     def _validate(self) -> float:
         """Mean loss over the validation sequences, shared among the ranks; leaves the random state as it was."""
         self.model.eval()
-        objective = Objective(self.model, self.run.training.precision, self.mesh.device)
         mine = range(self.mesh.data_rank, self.run.validation.sequences, self.mesh.data_ranks)
         total = torch.zeros((), dtype=torch.float64, device=self.mesh.device)
         for start in range(0, len(mine), self.run.training.micro_batch_size):
             part = mine[start : start + self.run.training.micro_batch_size]
-            total += objective(self._to_tensor(self.data.valid, part)).double() * len(part)
+            total += self.engine.evaluate(self._to_tensor(self.data.valid, part)).double() * len(part)
         return float(self.mesh.mean_over_data(total)) * self.mesh.data_ranks / self.run.validation.sequences
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.progress.step % every == 0
 
     def _save(self) -> None:
-        state = self.engine.state()
-        random = self.mesh.gather(random_state(self.mesh.device))
-        if self.mesh.is_first:
-            moments = {
-                f"{moment}/{name}": tensor
-                for moment, tensors in state.moments.items()
-                for name, tensor in tensors.items()
-            }
-            content = {
-                "format": 1,
-                "updates": state.updates,
-                "progress": asdict(self.progress),
-                "identity": self._identity(),
-                "architecture": self.architecture.model_dump(mode="json"),
-                "random": random,
-                "versions": versions(),
-            }
-            path = self.store.save(self.progress.step, {"model": state.parameters, "optimizer": moments}, content)
+        self._check_drift()
+        path = self.saver.save(self.progress)
+        if path is not None:
             self.reporter.message(f"saved {path}")
-        self.mesh.barrier()
 
-    def _identity(self) -> dict[str, Any]:
-        """What a checkpoint and the settings must agree on for the run to go on."""
-        return {
-            **self.architecture.model_dump(mode="json", exclude={"model": {"attention_backend"}}),
-            "seed": self.run.seed,
-            "global_batch_size": self.run.training.global_batch_size,
-            "data": {
-                "index": file_digest(idx_path(self.run.data.prefix)),
-                "split": f"{self.run.data.split} by {self.run.data.split_by}",
-                "recipe": self.run.data.recipe,
-                "seed": self.run.data.seed,
-            },
-        }
+    def _check_drift(self) -> None:
+        shared, partitioned = shared_between_stages(self.model), self.run.parallel.zero == 3
+        check_drift(self.model, self.mesh, self.progress.step, shared=shared, partitioned=partitioned)
 
-    def _resume(self, checkpoint: Checkpoint) -> None:
-        content = checkpoint.state()
-        check_identity(checkpoint.path, content["identity"], self._identity())
-        self.progress = Progress(**content["progress"])
-        moments: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in checkpoint.tensors("optimizer").items():
-            moment, _, name = key.partition("/")
-            moments.setdefault(moment, {})[name] = tensor
-        self.engine.load_state(EngineState(content["updates"], checkpoint.tensors("model"), moments))
-        if len(content["random"]) == self.mesh.place.world:
-            restore_random_state(content["random"][self.mesh.rank], self.mesh.device)
-        else:
-            logger.warning("the checkpoint is of %d ranks: random streams start anew", len(content["random"]))
+
+def describe(mesh: Mesh) -> str:
+    """The ranks in words."""
+    if mesh.place.world == 1:
+        return "1 rank"
+    sizes = {"tensor": mesh.tp.size, "pipeline": mesh.pp.size, "data": mesh.dp.size}
+    return f"{mesh.place.world} ranks ({' x '.join(f'{size} {name}' for name, size in sizes.items() if size > 1)})"
 
 
 def check_batch(training: TrainingSettings, ranks: int) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
+from megadape.kernels import Kernels
 from megadape.parameters import parameter_table
 from megadape.settings import Settings
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's state of a parameter, by torch's names, which apex and DeepSpeed use too."""
 
 
 class OptimizerSettings(Settings):
@@ -44,18 +50,52 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object
     return groups
 
 
-def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """torch's fused AdamW; the learning rate is set anew at each step."""
-    return torch.optim.AdamW(
-        decay_groups(model, settings.weight_decay),
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.eps,
-        fused=True,
-    )
+def build_optimizer(
+    model: nn.Module, settings: OptimizerSettings, kernels: Kernels | None = None
+) -> torch.optim.Optimizer:
+    """AdamW: torch's fused one, or that of the kernels chosen; the learning rate is set anew at each step."""
+    groups = decay_groups(model, settings.weight_decay)
+    betas = (settings.beta1, settings.beta2)
+    if kernels is not None:
+        return kernels.optimizer(groups, settings.learning_rate, betas, settings.eps)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, eps=settings.eps, fused=True)
+
+
+OptimizerBuilder = Callable[[nn.Module, OptimizerSettings], torch.optim.Optimizer]
+"""Makes an AdamW over ``decay_groups`` of a model; ``build_optimizer`` unless kernels say otherwise."""
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     """The same learning rate in every group."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
+
+
+def read_moments(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Moment -> name -> the optimizer's own tensor, of tensors that it has updated."""
+    return {moment: {name: optimizer.state[tensor][moment] for name, tensor in tensors.items()} for moment in MOMENTS}
+
+
+def write_moments(
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, Tensor],
+    updates: int,
+    moments: Mapping[str, Mapping[str, Tensor]],
+) -> None:
+    """Give an optimizer the state that it had after so many updates.
+
+    Args:
+        optimizer: any AdamW.
+        tensors: what it updates, by name.
+        updates: how many it has made.
+        moments: moment -> name -> tensor, copied.
+    """
+    in_torch = isinstance(optimizer, torch.optim.AdamW)
+    for name, tensor in tensors.items():
+        taken = {moment: moments[moment][name].to(tensor.device, copy=True) for moment in MOMENTS}
+        # torch counts updates in a tensor of each parameter, apex and DeepSpeed in a number, of the group or of each
+        step = torch.tensor(float(updates), device=tensor.device) if in_torch else updates
+        optimizer.state[tensor] = {"step": step, **taken}
+    if not in_torch:
+        for group in optimizer.param_groups:
+            group["step"] = updates

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from megadape.checkpoint.settings import CheckpointSettings
 from megadape.data import DataSettings
+from megadape.kernels import KernelSettings
 from megadape.model import Architecture
 from megadape.parallel.settings import ParallelSettings
 from megadape.training.settings import LoggingSettings, TrainingSettings, ValidationSettings
@@ -49,6 +50,11 @@ class Run(Protocol):
     @property
     def parallel(self) -> ParallelSettings:
         """Over how many ranks."""
+        ...
+
+    @property
+    def kernels(self) -> KernelSettings:
+        """Which fused kernels."""
         ...
 
     @property

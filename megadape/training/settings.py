@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from megadape.parallel.settings import ParallelSettings
 from megadape.settings import Settings
+from megadape.training.deepspeed_config import read_user_config
+from megadape.training.loss_scale import LossScaleSettings
 from megadape.training.optimizer import OptimizerSettings
 from megadape.training.schedule import ScheduleSettings
 
@@ -26,11 +30,21 @@ class TrainingSettings(Settings):
     micro_batch_size: int = Field(ge=1)
     """Sequences a rank takes at once."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: products in bfloat16 (autocast), parameters, gradients and optimizer in float32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """bf16, fp16: products in that (autocast); parameters, gradients, their accumulation and the optimizer in
+    float32. fp16 scales the loss."""
+
+    loss_scale: LossScaleSettings = LossScaleSettings()
+    """With precision: fp16."""
 
     engine: Literal["torch", "deepspeed"] = "torch"
-    """What runs the update: plain torch, the reference, or DeepSpeed."""
+    """What runs the update: plain torch, the reference, or DeepSpeed, which shards by ZeRO (parallel.zero)."""
+
+    deepspeed: Annotated[
+        dict[str, Any] | None, BeforeValidator(read_user_config, json_schema_input_type=dict[str, Any] | Path | None)
+    ] = None
+    """With engine: deepspeed, more of DeepSpeed's own configuration: a JSON file, or its content. A file is read once,
+    and its content becomes the setting. Keys that other settings decide are refused."""
 
     optimizer: OptimizerSettings = OptimizerSettings()
     """AdamW."""
@@ -40,6 +54,15 @@ class TrainingSettings(Settings):
 
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about a third more time."""
+
+    @model_validator(mode="after")
+    def _deepspeed_has_a_reader(self) -> TrainingSettings:
+        if self.deepspeed is not None and self.engine != "deepspeed":
+            raise ValueError(
+                f"training.deepspeed configures the engine deepspeed, but training.engine is {self.engine}: set it to "
+                "deepspeed, or leave training.deepspeed out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _micro_divides_global(self) -> TrainingSettings:
@@ -75,3 +98,25 @@ class LoggingSettings(Settings):
 
     peak_flops: float | None = Field(default=None, gt=0)
     """Peak floating-point operations a second of one device, for MFU."""
+
+
+def check_engine(training: TrainingSettings, parallel: ParallelSettings) -> None:
+    """Raise ``ValueError`` where an engine cannot train that way, naming the nearest that can."""
+    if training.engine == "torch":
+        if parallel.zero:
+            raise ValueError(
+                f"parallel.zero is {parallel.zero}, but only training.engine: deepspeed shards its optimizer (it is "
+                "torch): choose deepspeed, or parallel.zero: 0"
+            )
+        return
+    if parallel.pp > 1 and parallel.zero == 0:
+        raise ValueError(
+            f"with training.engine: deepspeed a pipeline (parallel.pp: {parallel.pp}) needs parallel.zero: 1, not 0: "
+            "without ZeRO DeepSpeed clips each stage by its own norm; set parallel.zero: 1, or training.engine: torch"
+        )
+    if parallel.pp > 1 and parallel.schedule == "1f1b" and training.precision == "fp16":
+        raise ValueError(
+            "training.precision: fp16 is not for DeepSpeed's own pipeline (training.engine: deepspeed, "
+            f"parallel.pp: {parallel.pp}, parallel.schedule: 1f1b): use bf16, another schedule, or training.engine: "
+            "torch"
+        )

@@ -1,62 +1,87 @@
-"""The reference engine: plain torch, gradients averaged over the data-parallel ranks."""
+"""The reference engine: plain torch over any mesh. Optimizer and parameters are replicated over data-parallel ranks."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from math import inf
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch import distributed as dist
 
 from megadape.model import GPT
 from megadape.parallel.mesh import Mesh
-from megadape.training.engine import MOMENTS, EngineState, Objective, StepResult
-from megadape.training.optimizer import build_optimizer, set_learning_rate
+from megadape.parallel.settings import ParallelSettings
+from megadape.training.engine import EngineState, StepResult, check_finite
+from megadape.training.gradients import Gradients
+from megadape.training.loss_scale import build_loss_scale
+from megadape.training.objective import build_worker
+from megadape.training.optimizer import (
+    OptimizerBuilder,
+    build_optimizer,
+    read_moments,
+    set_learning_rate,
+    write_moments,
+)
 from megadape.training.settings import TrainingSettings
 
 
 class TorchEngine:
     """See ``megadape.training.engine.Engine``."""
 
-    def __init__(self, model: GPT, settings: TrainingSettings, zero: int, mesh: Mesh) -> None:
-        assert zero == 0, "the torch engine replicates its optimizer"
-        self.objective = Objective(model, settings.precision, mesh.device)
-        self.parameters = dict(model.named_parameters())
-        self.optimizer = build_optimizer(model, settings.optimizer)
-        self.clip = settings.optimizer.clip or inf
+    def __init__(
+        self,
+        model: GPT,
+        settings: TrainingSettings,
+        parallel: ParallelSettings,
+        mesh: Mesh,
+        optimizer: OptimizerBuilder = build_optimizer,
+    ) -> None:
+        assert parallel.zero == 0, "the torch engine replicates its optimizer"
+        self.worker = build_worker(model, settings, parallel, mesh)
+        self.gradients = Gradients(model, mesh)
+        self.parameters = self.gradients.parameters
+        self.optimizer = optimizer(model, settings.optimizer)
+        self.loss_scale = build_loss_scale(settings.precision, settings.loss_scale)
+        self.clip = settings.optimizer.clip
         self.mesh = mesh
         self.updates = 0
 
     def train_step(self, micro_batches: Sequence[Tensor], learning_rate: float) -> StepResult:
         """One update."""
-        total = torch.zeros((), device=self.mesh.device)
-        for tokens in micro_batches:
-            loss = self.objective(tokens) / len(micro_batches)
-            loss.backward()
-            total += loss.detach()
-        for parameter in self.parameters.values():
-            if parameter.grad is None:  # one that this loss does not reach, such as a bias that softmax does not see
-                parameter.grad = torch.zeros_like(parameter)
-            parameter.grad = self.mesh.mean_over_data(parameter.grad)
-        norm = clip_grad_norm_(self.parameters.values(), self.clip)
-        set_learning_rate(self.optimizer, learning_rate)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.updates += 1
-        return StepResult(float(self.mesh.mean_over_data(total)), float(norm))
+        scale = self.loss_scale.value if self.loss_scale else None
+        loss = float(self.mesh.mean_over_data(self.worker.run(micro_batches, scale or 1.0)))
+        self.gradients.complete(scale or 1.0)
+        norm = self.gradients.norm()
+        skipped = self._overflows(loss, norm)
+        if not skipped:
+            self.gradients.clip(norm, self.clip)
+            set_learning_rate(self.optimizer, learning_rate)
+            self.optimizer.step()
+            self.updates += 1
+        self.gradients.clear()
+        return StepResult(loss, math.inf if skipped else float(norm), skipped, scale)
+
+    def _overflows(self, loss: float, norm: Tensor) -> bool:
+        """Whether to skip this update, agreed over all ranks."""
+        if self.loss_scale is None:
+            check_finite(loss, float(norm), self.updates + 1)
+            return False
+        flag = torch.tensor(float(not math.isfinite(norm)), device=self.mesh.device)
+        overflowed = bool(self.mesh.world.all_reduce(flag, dist.ReduceOp.MAX))
+        self.loss_scale.update(overflowed, self.updates + 1)
+        return overflowed
+
+    def evaluate(self, tokens: Tensor) -> Tensor:
+        """Mean loss of [b, s + 1]."""
+        return self.worker.evaluate(tokens)
 
     def state(self) -> EngineState:
-        """Full state."""
+        """This rank's part."""
         parameters = {name: parameter.detach() for name, parameter in self.parameters.items()}
-        moments: dict[str, dict[str, Tensor]] = {}
-        if self.updates:
-            states = self.optimizer.state
-            moments = {
-                moment: {name: states[parameter][moment] for name, parameter in self.parameters.items()}
-                for moment in MOMENTS
-            }
-        return EngineState(self.updates, parameters, moments)
+        moments = read_moments(self.optimizer, self.parameters) if self.updates else {}
+        scale = self.loss_scale.state() if self.loss_scale else None
+        return EngineState(self.updates, parameters, moments, scale)
 
     @torch.no_grad()
     def load_state(self, state: EngineState) -> None:
@@ -64,7 +89,7 @@ class TorchEngine:
         self.updates = state.updates
         for name, parameter in self.parameters.items():
             parameter.copy_(state.parameters[name])
-            if state.moments:
-                taken = {moment: state.moments[moment][name].to(parameter.device, copy=True) for moment in MOMENTS}
-                step = torch.tensor(float(state.updates), device=parameter.device)
-                self.optimizer.state[parameter] = {"step": step, **taken}
+        if state.moments:
+            write_moments(self.optimizer, self.parameters, state.updates, state.moments)
+        if self.loss_scale and state.loss_scale:
+            self.loss_scale.load_state(state.loss_scale)

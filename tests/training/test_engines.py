@@ -17,6 +17,11 @@ from megadape.training.launch import train
 
 STEPS = 20
 
+WHOLLY_PARTITIONED = "{zero_optimization: {stage3_param_persistence_threshold: 0}}"
+"""DeepSpeed never partitions parameters this small unless told to."""
+
+ZERO_3 = {"training__engine": "deepspeed", "parallel__zero": 3, "training__deepspeed": WHOLLY_PARTITIONED}
+
 
 class Quiet:
     """A reporter that keeps what it heard."""
@@ -103,6 +108,8 @@ def reference(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (2, {"training__engine": "torch"}),
         (2, {"training__engine": "deepspeed"}),
         (2, {"training__engine": "deepspeed", "parallel__zero": 1}),
+        (2, {"training__engine": "deepspeed", "parallel__zero": 2}),
+        (2, ZERO_3),
     ],
     ids=lambda value: str(value),
 )
@@ -121,6 +128,10 @@ def test_every_engine_equals_plain_torch(
         (1, {"training__engine": "deepspeed", "parallel__zero": 1}),
         (2, {"training__engine": "deepspeed", "parallel__zero": 1, "model__dropout": 0.1}),
         (2, {"training__engine": "deepspeed", "model__attention_dropout": 0.1}),
+        (2, {"training__engine": "deepspeed", "parallel__zero": 2, "training__precision": "bf16"}),
+        (2, ZERO_3 | {"model__dropout": 0.1, "validation__every": 7}),
+        (2, {"training__precision": "fp16", "training__loss_scale__growth_interval": 3}),
+        (2, ZERO_3 | {"training__precision": "fp16", "training__loss_scale__growth_interval": 3}),
     ],
     ids=lambda value: str(value),
 )
