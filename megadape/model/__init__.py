@@ -2,7 +2,7 @@
 
 from megadape.model.flops import TokenFlops, count_token_flops
 from megadape.model.gpt import GPT, build_gpt, count_parameters
-from megadape.model.part import Part
+from megadape.model.part import Part, PositionStreams
 from megadape.model.settings import Architecture, ModelSettings
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Architecture",
     "ModelSettings",
     "Part",
+    "PositionStreams",
     "TokenFlops",
     "build_gpt",
     "count_parameters",

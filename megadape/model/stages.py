@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from megadape.model.part import Part, deal_evenly
 from megadape.model.settings import Architecture
 
 
+@cache
 def deal_layers(
     architecture: Architecture, stages: int, partition: Literal["parameters", "even"]
 ) -> tuple[tuple[int, ...], ...]:

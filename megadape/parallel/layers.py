@@ -23,7 +23,13 @@ SEQUENCE = 1
 
 
 def enter(x: Tensor, sharding: Sharding, split: bool) -> Tensor:
-    """Activations as a column-parallel layer takes them: whole, their gradient summed over the ranks."""
+    """Activations as a column-parallel layer takes them: whole, their gradient summed over the ranks.
+
+    Under autocast they travel in the dtype of the product that they enter.
+    """
+    kind = x.device.type
+    if sharding.tp.size > 1 and torch.is_autocast_enabled(kind):
+        x = x.to(torch.get_autocast_dtype(kind))
     return gather_along(sharding.tp, x, SEQUENCE) if split else copy_to(sharding.tp, x)[0]
 
 

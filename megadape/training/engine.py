@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from megadape.errors import TrainingError
@@ -60,6 +61,9 @@ class EngineState:
 
 class Engine(Protocol):
     """Runs updates on a model that it was built around."""
+
+    optimizer: torch.optim.Optimizer
+    """Torch's; an engine may have given it other tensors than the model's to work on."""
 
     def __init__(
         self,

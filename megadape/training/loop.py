@@ -27,6 +27,7 @@ from megadape.parallel.mesh import Mesh
 from megadape.parallel.sharding import Sharding
 from megadape.training.engine import StepResult, build_engine
 from megadape.training.identity import with_vocabulary
+from megadape.training.memory import measure_bytes
 from megadape.training.metrics import Tracker, open_trackers
 from megadape.training.optimizer import build_optimizer
 from megadape.training.placement import part_of
@@ -173,6 +174,7 @@ class Trainer:
         training, peak = self.run.training, self.run.logging.peak_flops
         tokens_per_second = training.global_batch_size * training.sequence_length / seconds
         flops = tokens_per_second * self.flops.total
+        held = measure_bytes(self.model, self.engine.optimizer)
         return {
             "step": self.progress.step,
             "loss": result.loss if math.isfinite(result.loss) else None,
@@ -184,6 +186,8 @@ class Trainer:
             "model_flops_per_second": flops,
             "mixing_flops_share": self.flops.mixing / self.flops.total,
             "mfu": None if peak is None else flops / (peak * self.mesh.place.world),
+            "parameter_bytes": held.parameters,
+            "optimizer_bytes": held.optimizer,
             "peak_memory_bytes": peak_memory(self.mesh.device),
             "consumed_samples": self.progress.consumed_samples,
             "seconds": seconds,
