@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import tempfile
 import time
 import traceback
@@ -70,9 +71,10 @@ def _run_rank(
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
         result = function(*args)
         dist.barrier()
-        writer.send((True, result))
+        # plain pickle: multiprocessing's own would leave tensors in this process, which is about to end
+        writer.send_bytes(pickle.dumps((True, result)))
     except BaseException:
-        writer.send((False, traceback.format_exc()))
+        writer.send_bytes(pickle.dumps((False, traceback.format_exc())))
         # the others wait in a collective: leave at once, so that they fail too instead of waiting for the time limit
         writer.close()
         os._exit(1)
@@ -91,7 +93,7 @@ def _collect(processes: Sequence[BaseProcess], pipes: list[Connection], deadline
             assert isinstance(pipe, Connection)
             rank = pipes.index(pipe)
             try:
-                succeeded, value = pipe.recv()
+                succeeded, value = pickle.loads(pipe.recv_bytes())  # noqa: S301 - from our own process
             except EOFError:
                 processes[rank].join(1)
                 succeeded, value = False, f"died with exit code {processes[rank].exitcode}"

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from megadape.errors import ConfigurationError
+from megadape.parallel.failure import close_connections
 from megadape.parallel.group import ALONE, Group
 
 LAUNCHERS = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"))
@@ -156,8 +157,10 @@ def open_mesh(
         dist.init_process_group(backend, init_method=method, rank=place.rank, world_size=place.world, timeout=timeout)
         try:
             yield make_mesh(place, device, tp, pp)
-        finally:
-            dist.destroy_process_group()
+        except Exception:
+            close_connections()
+            raise
+        dist.destroy_process_group()
 
 
 def check_degrees(world: int, tp: int, pp: int) -> None:

@@ -20,8 +20,8 @@ from megadape.evaluation.heads import profile_heads
 from megadape.evaluation.restore import restore_model
 from megadape.evaluation.run import evaluate_run, open_text
 from megadape.evaluation.settings import EvaluationSettings
+from megadape.parallel.failure import ending_together
 from megadape.parallel.mesh import Place, open_mesh
-
 
 PATIENCE = timedelta(hours=1)
 """How long ranks that share a sequence wait for one another: a layer at 65536 tokens takes its time on a CPU."""
@@ -60,7 +60,8 @@ def evaluate_and_write(request: EvaluationRequest, bars: Bars) -> tuple[Table, l
     run = load_run(request.run_dir)
     settings = request_settings(run.evaluation, request)
     text = open_text(request_data(run, request.data), settings, request.split)
-    with open_mesh(Place.from_environment(), timeout=PATIENCE) as mesh:
+    place = Place.from_environment()
+    with ending_together(place.rank, place.world), open_mesh(place, timeout=PATIENCE) as mesh:
         restored, results = evaluate_run(
             request.run_dir, text, settings, lambda done, total: bars.update("evaluating", done, total, "tokens"), mesh
         )

@@ -52,6 +52,7 @@ def initialise_deepspeed(
     deepspeed = import_deepspeed(mesh.device)
     from deepspeed.runtime.config import DeepSpeedConfigError
 
+    os.environ.setdefault("LOCAL_RANK", str(mesh.place.local_rank))  # srun gives it another name
     deepspeed.init_distributed(dist_backend="nccl" if mesh.device.type == "cuda" else "gloo", verbose=False)
     try:
         engine, *_ = deepspeed.initialize(config=config, **arguments)

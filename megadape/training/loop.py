@@ -70,10 +70,11 @@ class Trainer:
             part=part_of(self.architecture, run.parallel, mesh.pp.rank),
             normalise=kernels.layer_norm,
         )
+        self.kernels = kernels.names
         seed_streams(run.seed, mesh, self.model.position_streams)
         builder = partial(build_optimizer, kernels=kernels)
         self.engine = build_engine(self.model, run.training, run.parallel, mesh, builder)
-        self.saver = Saver(run, self.architecture, mesh, self.model, self.engine, kernels.names)
+        self.saver = Saver(run, self.architecture, mesh, self.model, self.engine, self.kernels)
         self.progress = self.saver.resume()
 
     def fit(self, stop_after_steps: int | None = None) -> None:
