@@ -46,8 +46,9 @@ class Fire(ScoreBias):
     def __init__(self, geometry: Geometry, settings: FireSettings) -> None:
         super().__init__(geometry)
         self.initial_L = settings.initial_L
-        self.c = self.declare("c", (), constant(settings.initial_c))
-        self.L_multiplier = self.declare("L_multiplier", (), constant(1.0))
+        # of one element each: DeepSpeed fails on parameters without axes
+        self.c = self.declare("c", (1,), constant(settings.initial_c))
+        self.L_multiplier = self.declare("L_multiplier", (1,), constant(1.0))
         self.mlp = nn.Sequential(
             Linear(1, settings.width), ACTIVATIONS[settings.activation](), Linear(settings.width, heads=geometry.heads)
         )

@@ -92,14 +92,9 @@ def _check_layers(parallel: ParallelSettings, model: ModelSettings) -> None:
 
 def _check_micro_batches(training: TrainingSettings, parallel: ParallelSettings, data_ranks: int) -> None:
     count = training.global_batch_size // (training.micro_batch_size * data_ranks)
-    stages, own_engine = parallel.pp, training.engine == "deepspeed"
+    stages = parallel.pp
     found = "an update has " if data_ranks == 1 else f"an update has, on each of {data_ranks} data-parallel ranks, "
     found += f"{count} micro-batch{'es' * (count != 1)} for parallel.pp: {stages}"
-    if parallel.schedule == "1f1b" and not own_engine and count < stages:
-        raise ValueError(
-            f"parallel.schedule: 1f1b needs a micro-batch a stage, but {found}: raise training.global_batch_size, or "
-            "lower training.micro_batch_size or parallel.pp"
-        )
     if parallel.schedule == "interleaved" and count % max(1, count // stages):
         raise ValueError(
             f"parallel.schedule: interleaved takes micro-batches in rounds of one a stage, but {found}, which is no "

@@ -16,7 +16,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B, ScheduleZBVZeroBubble
+from torch.distributed.pipelining import (
+    PipelineStage,
+    Schedule1F1B,
+    ScheduleGPipe,
+    ScheduleInterleaved1F1B,
+    ScheduleZBVZeroBubble,
+)
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 
 from megadape.errors import ConfigurationError
@@ -44,8 +50,14 @@ class ScheduleKind:
     """Whether it computes gradients of weights apart."""
 
 
+def one_forward_one_backward(stages: list[PipelineStage], count: int, loss: Loss) -> Schedule:
+    """1F1B; with fewer micro-batches than stages that is all forward, then all backward, which torch calls GPipe."""
+    kind = Schedule1F1B if count >= stages[0].num_stages else ScheduleGPipe
+    return kind(stages[0], count, loss, scale_grads=False)
+
+
 SCHEDULES = {
-    "1f1b": ScheduleKind(lambda stages, count, loss: Schedule1F1B(stages[0], count, loss, scale_grads=False)),
+    "1f1b": ScheduleKind(one_forward_one_backward),
     "interleaved": ScheduleKind(
         lambda stages, count, loss: ScheduleInterleaved1F1B(list(stages), count, loss, scale_grads=False)
     ),
