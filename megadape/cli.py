@@ -50,6 +50,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Look at settings before running them.")
 evaluate_app = typer.Typer(cls=DefaultsToRun, no_args_is_help=True, help="Evaluate a run past its training length.")
+checkpoint_app = typer.Typer(no_args_is_help=True, help="Look at checkpoints, verify and convert them.")
+app.add_typer(checkpoint_app, name="checkpoint")
 app.add_typer(config_app, name="config")
 app.add_typer(evaluate_app, name="evaluate")
 
@@ -57,6 +59,7 @@ Files = Annotated[list[Path], typer.Argument(help="Settings files; later ones ar
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set one key, over the files; repeatable.")
 ]
+CheckpointPath = Annotated[Path, typer.Argument(help="Run folder, or one checkpoint like step-00001000.")]
 RunDir = Annotated[Path, typer.Argument(help="Run folder, as made by megadape train.")]
 
 
@@ -155,8 +158,15 @@ def train(
     stop_after_steps: Annotated[
         int | None, typer.Option("--stop-after-steps", min=1, help="Stop, saved and resumable, after so many steps.")
     ] = None,
+    stop_after: Annotated[
+        str | None,
+        typer.Option("--stop-after", metavar="TIME", help="Stop, saved, resumable, after 3h55m, 90s, ..."),
+    ] = None,
 ) -> None:
     """Train, or go on training: the same command on the same run_dir resumes.
+
+    Ends with 0 when all steps are made, 75 when it was stopped and the same command goes on (SIGTERM, SIGUSR1, Ctrl-C,
+    a time budget, the Slurm job's end, a file STOP in run_dir), 1 or 2 when it failed; outcome.json in run_dir says it.
 
     Example: megadape train configs/models/demo.yaml configs/positions/dape_kerple.yaml --set run_dir=runs/demo --set
         data.prefix=data/corpus
@@ -165,11 +175,13 @@ def train(
     from megadape.console import TrainingReporter, open_console, progress_bars
     from megadape.training.launch import train as train_run
 
-    settings = load(files, overrides or [])
+    budget = [] if stop_after is None else [f"stop.after={stop_after}"]
+    settings = load(files, (overrides or []) + budget)
     console = open_console()
     with progress_bars(console) as bars:
         reporter = TrainingReporter(bars, console, settings.logging.every)
-        train_run(settings, dump_yaml(settings), reporter, stop_after_steps)
+        outcome = train_run(settings, dump_yaml(settings), reporter, stop_after_steps)
+    raise typer.Exit(outcome.exit_code or 0)
 
 
 @app.command()
@@ -308,3 +320,76 @@ def config_schema() -> None:
     from megadape.config import schema
 
     typer.echo(json.dumps(schema(), indent=2))
+
+
+@checkpoint_app.command("inspect")
+def checkpoint_inspect(path: CheckpointPath) -> None:
+    """Print what a checkpoint holds: step, layout, settings, versions, and every parameter with its shape.
+
+    Example: megadape checkpoint inspect runs/demo
+    """
+    from megadape.checkpoint.inspection import COLUMNS, inspect_checkpoint
+    from megadape.console import make_table, open_console
+
+    console, inspection = open_console(), inspect_checkpoint(path)
+    for what, value in inspection.facts:
+        console.print(f"{what:14} {value}", markup=False)
+    console.print(make_table("parameters", COLUMNS, inspection.tensors))
+
+
+@checkpoint_app.command("verify")
+def checkpoint_verify(
+    path: CheckpointPath,
+    full: Annotated[
+        bool, typer.Option("--full", help="Read everything and compare digests; else sizes alone.")
+    ] = False,
+) -> None:
+    """Say of a checkpoint, or of all of a run, whether it is sound; exit code 1 if one is not.
+
+    Example: megadape checkpoint verify runs/demo --full
+    """
+    from megadape.checkpoint.inspection import verify
+
+    verdicts = verify(path, full)
+    for verdict in verdicts:
+        typer.echo(str(verdict))
+    if any(verdict.problem for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@checkpoint_app.command("convert")
+def checkpoint_convert(
+    source: Annotated[Path, typer.Argument(help="Run folder or checkpoint; with --from, another project's.")],
+    out: Annotated[Path, typer.Argument(help="Folder for DeepSpeed's load_checkpoint; with --from, a run folder.")],
+    family: Annotated[
+        str | None, typer.Option("--from", metavar="PROJECT", help="gpt-neox, megatron-lm or megatron-core.")
+    ] = None,
+    settings: Annotated[
+        list[Path] | None, typer.Option("--settings", help="With --from: settings of the model that it is; repeatable.")
+    ] = None,
+    overrides: Overrides = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="THEIRS=OURS", help="With --from: a further name, within a block; repeatable."),
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Read pickles, which can run any code of whoever wrote them.")
+    ] = False,
+) -> None:
+    """Write a checkpoint in DeepSpeed's universal form, or make one of Megatron's or GPT-NeoX's parameters.
+
+    Example: megadape checkpoint convert runs/demo universal
+
+    Example: megadape checkpoint convert global_step143000 runs/pythia --from gpt-neox --settings pythia.yaml --trust
+    """
+    from megadape.checkpoint.convert import convert_to_universal
+
+    if family is None:
+        typer.echo(f"written: {convert_to_universal(source, out)}")
+        return
+    from megadape.config import load
+    from megadape.training.importing import import_checkpoint
+
+    # a conversion has neither data nor a run of its own, but settings want them named
+    run = load(settings or [], [f"run_dir={out}", "data.prefix=none", *(overrides or [])])
+    typer.echo(f"written: {import_checkpoint(source, out, family, run.architecture, trust, names or [])}")

@@ -18,6 +18,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from megadape.faults import ACTIONS, POINTS, InjectedFault, reach
+from megadape.faults import VARIABLE as FAULT_VARIABLE
+
+__all__ = ["ACTIONS", "FAULT_VARIABLE", "POINTS", "InjectedFault", "RankFailed", "reach", "run_distributed"]
+
 PRELOAD = "megadape.parallel.preload"
 
 

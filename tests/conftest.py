@@ -2,6 +2,7 @@
 
 import os
 import sysconfig
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,15 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files = [library / name for name in ("ast.py", "calendar.py", "csv.py", "glob.py", "shlex.py", "statistics.py")]
     preprocess_files(files, prefix, tokenizer="byte", append_eod=True, text_suffixes=(".py",))
     return prefix
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many trials were made of what."""
+    counts: Counter[str] = Counter()
+    for report in terminalreporter.getreports("passed"):
+        for key, value in report.user_properties:
+            if key == "trials":
+                number, _, what = str(value).partition(" ")
+                counts[what] += int(number)
+    for what, number in sorted(counts.items()):
+        terminalreporter.write_line(f"trials: {number} {what}")

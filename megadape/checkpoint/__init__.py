@@ -1,5 +1,7 @@
-"""Checkpoints: complete or not there."""
+"""Checkpoints: complete or not there, of any layout for any other."""
 
-from megadape.checkpoint.store import Checkpoint, CheckpointStore
+from megadape.checkpoint.folder import CheckpointFolder
+from megadape.checkpoint.reading import Checkpoint
+from megadape.checkpoint.writer import CheckpointWriter, Saved
 
-__all__ = ["Checkpoint", "CheckpointStore"]
+__all__ = ["Checkpoint", "CheckpointFolder", "CheckpointWriter", "Saved"]

@@ -16,8 +16,11 @@ from megadape.parallel.settings import ParallelSettings
 from megadape.positions import PositionSettings
 from megadape.positions.rope import RopeSettings
 from megadape.settings import Settings
+from megadape.training.anomalies import AnomalySettings
 from megadape.training.placement import check_pipeline
 from megadape.training.settings import LoggingSettings, TrainingSettings, ValidationSettings, check_engine
+from megadape.training.stop import StopSettings
+from megadape.training.watchdog import WatchSettings
 
 
 def check_tensor_parallel(model: ModelSettings, parallel: ParallelSettings, length: int) -> None:
@@ -77,6 +80,15 @@ class RunSettings(Settings):
     kernels: KernelSettings = KernelSettings()
     """Which fused layer norm and optimizer."""
 
+    stop: StopSettings = StopSettings()
+    """When to stop before the last step, saved and resumable."""
+
+    watch: WatchSettings = WatchSettings()
+    """Heartbeats and hangs."""
+
+    anomalies: AnomalySettings = AnomalySettings()
+    """Updates that look wrong."""
+
     logging: LoggingSettings = LoggingSettings()
     """Console, wandb, TensorBoard."""
 
@@ -88,6 +100,11 @@ class RunSettings(Settings):
         check_tensor_parallel(self.model, self.parallel, self.training.sequence_length)
         check_engine(self.training, self.parallel)
         check_pipeline(self.training, self.parallel, self.model)
+        if self.watch.hang_minutes >= self.parallel.timeout_minutes:
+            raise ValueError(
+                f"watch.hang_minutes ({self.watch.hang_minutes:g}) must be below parallel.timeout_minutes "
+                f"({self.parallel.timeout_minutes:g}): else a collective gives up before the stacks of a hang are shown"
+            )
         if self.parallel.mixing == "heads" and self.model.attention_backend not in ("auto", "reference"):
             raise ValueError(
                 "parallel.mixing: heads computes by the reference backend alone, but model.attention_backend is "

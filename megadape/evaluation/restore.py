@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from megadape.checkpoint import CheckpointStore
+from megadape.checkpoint import CheckpointFolder
+from megadape.checkpoint.manifest import MODEL_ONLY
 from megadape.errors import CheckpointError
 from megadape.model import GPT, Architecture
 from megadape.parallel.group import ALONE, Group
@@ -34,7 +35,7 @@ def restore_model(run_dir: Path, device: torch.device, context: Group = ALONE) -
     Raises:
         CheckpointError: no such run, no checkpoint, or tensors that do not fit its architecture.
     """
-    checkpoint = CheckpointStore(run_dir / "checkpoints").newest()
+    checkpoint = CheckpointFolder(run_dir / "checkpoints").newest(MODEL_ONLY)
     if checkpoint is None:
         there = "has no valid checkpoint" if run_dir.is_dir() else "does not exist"
         raise CheckpointError(f"run folder {run_dir} {there}: train it first, with megadape train")

@@ -25,7 +25,7 @@ from megadape.console import Bars, preprocessing_note
 from megadape.data import DatasetManifest, PreprocessSettings, preprocess, tokenizer_settings
 from megadape.data.files import write_whole
 from megadape.data.tokenizers.train import TrainTokenizerSettings, train_tokenizer
-from megadape.errors import DataError
+from megadape.errors import DataError, TrainingError
 from megadape.evaluation.extrapolation import Extrapolation, write_results
 from megadape.evaluation.figures import draw_extrapolation, draw_heads, write_curves_csv, write_heads_csv
 from megadape.evaluation.heads import profile_heads
@@ -177,7 +177,9 @@ class JobReporter:
 
 def train_and_evaluate(run: RunSettings, report: Report) -> MethodOutcome:
     """What each method's process does."""
-    train(run, dump_yaml(run), JobReporter(report))
+    outcome = train(run, dump_yaml(run), JobReporter(report))
+    if outcome.state != "done":
+        raise TrainingError(f"{run.run_dir} was stopped ({outcome.reason}); the same command goes on")
     text = open_text(run.data, run.evaluation, "valid")
     restored, results = evaluate_run(
         run.run_dir, text, run.evaluation, lambda done, total: report(0.5 + done / total / 2, 1.0, "evaluating")

@@ -13,7 +13,8 @@ clips, as the reference does.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from torch import Tensor
 from megadape.model import GPT
 from megadape.parallel.mesh import Mesh
 from megadape.parallel.settings import ParallelSettings
+from megadape.training.admission import Admit, ZeroGate, admit_all
 from megadape.training.deepspeed_config import engine_config
 from megadape.training.deepspeed_setup import (
     MeshTopology,
@@ -28,7 +30,7 @@ from megadape.training.deepspeed_setup import (
     initialise_deepspeed,
     mark_tensor_parallel,
 )
-from megadape.training.engine import EngineState, StepResult, check_finite
+from megadape.training.engine import EngineState, StepResult
 from megadape.training.gradients import Gradients
 from megadape.training.loss_scale import build_loss_scale
 from megadape.training.objective import Objective
@@ -75,8 +77,9 @@ class DeepSpeedEngine:
             optimizer=self.optimizer,
             mpu=MeshTopology(mesh),
         )
+        self.gate = ZeroGate(self.engine.optimizer, self.zero) if self.zero else None
 
-    def train_step(self, micro_batches: Sequence[Tensor], learning_rate: float) -> StepResult:
+    def train_step(self, micro_batches: Sequence[Tensor], learning_rate: float, admit: Admit = admit_all) -> StepResult:
         """One update."""
         assert len(micro_batches) == self.engine.gradient_accumulation_steps()
         set_learning_rate(self.optimizer, learning_rate)
@@ -84,14 +87,13 @@ class DeepSpeedEngine:
         if self.zero and scale is not None:
             self.engine.optimizer.override_loss_scale(scale)
         loss = float(self.mesh.mean_over_data(self._accumulate(micro_batches, scale or 1.0)))
-        norm = self._finish(scale or 1.0)
-        skipped = not math.isfinite(norm)
-        if self.loss_scale is None:
-            check_finite(loss, norm, self.updates + 1)
-        else:
-            self.loss_scale.update(skipped, self.updates + 1)
+        norm, skipped = self._finish(scale or 1.0, partial(admit, loss))
+        if self.loss_scale is not None:
+            self.loss_scale.update(not math.isfinite(norm), self.updates + 1)
+        elif not math.isfinite(norm):
+            admit(loss, norm)  # the update is left out already: it is only told
         self.updates += not skipped
-        return StepResult(loss, math.inf if skipped else norm, skipped, scale)
+        return StepResult(loss, norm, skipped, scale)
 
     def _accumulate(self, micro_batches: Sequence[Tensor], scale: float) -> Tensor:
         """Forward and backward of all micro-batches; the mean loss."""
@@ -105,19 +107,21 @@ class DeepSpeedEngine:
                 self.engine.step()
         return torch.stack(losses).mean()
 
-    def _finish(self, scale: float) -> float:
-        """Clip and update; the norm before clipping, the same on every rank; not finite: nothing was changed."""
-        if self.zero:
+    def _finish(self, scale: float, admit: Callable[[float], bool]) -> tuple[float, bool]:
+        """Clip and update; the norm before clipping, the same on every rank, and whether nothing was changed."""
+        if self.gate is not None:
+            self.gate.ask(admit)
             self.engine.step()
-            return float(self.engine.get_global_grad_norm())
+            return self.gate.norm, self.gate.refused or not math.isfinite(self.gate.norm)
         self.gradients.divide(scale)
         norm = self.gradients.norm()
-        if math.isfinite(norm):
-            self.gradients.clip(norm, self.clip)
-        else:
+        skipped = not math.isfinite(norm) or not admit(float(norm))
+        if skipped:
             self.gradients.clear()  # the optimizer passes over parameters without a gradient
+        else:
+            self.gradients.clip(norm, self.clip)
         self.engine.step()
-        return float(norm)
+        return float(norm) if math.isfinite(norm) else math.inf, skipped
 
     @torch.no_grad()
     def evaluate(self, tokens: Tensor) -> Tensor:

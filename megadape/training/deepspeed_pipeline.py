@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from megadape.model import GPT
 from megadape.parallel.group import Group
 from megadape.parallel.mesh import Mesh
 from megadape.parallel.settings import ParallelSettings
+from megadape.training.admission import Admit, ZeroGate, admit_all
 from megadape.training.deepspeed_config import engine_config
 from megadape.training.deepspeed_setup import (
     MeshTopology,
@@ -25,7 +27,7 @@ from megadape.training.deepspeed_setup import (
     initialise_deepspeed,
     mark_tensor_parallel,
 )
-from megadape.training.engine import EngineState, StepResult, check_finite
+from megadape.training.engine import EngineState, StepResult
 from megadape.training.gradients import Gradients
 from megadape.training.loss_scale import build_loss_scale
 from megadape.training.optimizer import OptimizerBuilder, build_optimizer, set_learning_rate
@@ -78,21 +80,23 @@ class _ZeroPipeline:
         """DeepSpeed's engine."""
         for copy in self.copies:  # only now: a PipelineModule takes such marks off
             copy.ds_pipe_replicated = True  # type: ignore[attr-defined]  # it does not count in the gradient's norm
-        return initialise_deepspeed(self.settings, self.mesh, config, optimizer=self.optimizer, **arguments)
+        engine = initialise_deepspeed(self.settings, self.mesh, config, optimizer=self.optimizer, **arguments)
+        self.gate = ZeroGate(engine.optimizer, zero=1)
+        return engine
 
     def _partitions(self) -> Partitions:
         return PARTITIONS[1](self.engine.optimizer)
 
-    def _conclude(self, loss: float, scale: float | None) -> StepResult:
-        """The result of an update that DeepSpeed has made, or has skipped because a gradient was not finite."""
-        norm = float(self.engine.get_global_grad_norm())
-        skipped = not math.isfinite(norm)
-        if self.loss_scale is None:
-            check_finite(loss, norm, self.updates + 1)
-        else:
-            self.loss_scale.update(skipped, self.updates + 1)
+    def _conclude(self, loss: float, scale: float | None, admit: Admit) -> StepResult:
+        """The result of an update that DeepSpeed has made, or left out: refused, or its gradient was not finite."""
+        finite = math.isfinite(self.gate.norm)
+        if self.loss_scale is not None:
+            self.loss_scale.update(not finite, self.updates + 1)
+        elif not finite:
+            admit(loss, self.gate.norm)  # it is only told
+        skipped = self.gate.refused or not finite
         self.updates += not skipped
-        return StepResult(loss, math.inf if skipped else norm, skipped, scale)
+        return StepResult(loss, self.gate.norm, skipped, scale)
 
 
 class DeepSpeedPipelineEngine(_ZeroPipeline):
@@ -121,12 +125,14 @@ class DeepSpeedPipelineEngine(_ZeroPipeline):
         module = StageModule(stage, self.gradients.shared, mesh)
         self.engine = self._start({**self.config, "pipeline": sliced}, model=module)
 
-    def train_step(self, micro_batches: Sequence[Tensor], learning_rate: float) -> StepResult:
+    def train_step(self, micro_batches: Sequence[Tensor], learning_rate: float, admit: Admit = admit_all) -> StepResult:
         """One update."""
         assert len(micro_batches) == self.engine.gradient_accumulation_steps()
         set_learning_rate(self.optimizer, learning_rate)
+        # DeepSpeed tells the ranks the loss after the update: here they are told before, all at this moment
+        self.gate.ask(lambda norm: admit(float(self.engine._aggregate_total_loss()), norm))
         loss = self.engine.train_batch(iter([(tokens[:, :-1], tokens[:, 1:]) for tokens in micro_batches]))
-        return self._conclude(float(loss), None)
+        return self._conclude(float(loss), None, admit)
 
     def evaluate(self, tokens: Tensor) -> Tensor:
         """Mean loss of [b, s + 1]; not through DeepSpeed's pipeline, whose buffers have the shape of training."""
@@ -154,7 +160,7 @@ class DeepSpeedScheduleEngine(_ZeroPipeline):
         }
         self.engine = self._start({**self.config, **whole}, model=model, mpu=StagesTopology(mesh))
 
-    def train_step(self, micro_batches: Sequence[Tensor], learning_rate: float) -> StepResult:
+    def train_step(self, micro_batches: Sequence[Tensor], learning_rate: float, admit: Admit = admit_all) -> StepResult:
         """One update."""
         set_learning_rate(self.optimizer, learning_rate)
         scale = self.loss_scale.value if self.loss_scale else None
@@ -162,10 +168,11 @@ class DeepSpeedScheduleEngine(_ZeroPipeline):
             self.engine.optimizer.override_loss_scale(scale)
         loss = float(self.mesh.mean_over_data(self.worker.run(micro_batches, scale or 1.0)))
         sum_over_stages(self.gradients.shared)
+        self.gate.ask(partial(admit, loss))
         self.engine.set_gradient_accumulation_boundary(is_boundary=True)
         self.engine.allreduce_gradients()
         self.engine.step()
-        return self._conclude(loss, scale)
+        return self._conclude(loss, scale, admit)
 
     def evaluate(self, tokens: Tensor) -> Tensor:
         """Mean loss of [b, s + 1]."""

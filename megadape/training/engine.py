@@ -6,7 +6,6 @@ the run's precision), the same optimizer over the same groups, and the learning 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -15,10 +14,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from megadape.errors import TrainingError
 from megadape.model import GPT
 from megadape.parallel.mesh import Mesh
 from megadape.parallel.settings import ParallelSettings
+from megadape.training.admission import Admit, admit_all
 from megadape.training.optimizer import OptimizerBuilder, build_optimizer
 from megadape.training.settings import TrainingSettings
 
@@ -31,10 +30,10 @@ class StepResult:
     """Mean over the global batch, nats a token; may be infinite where the update was skipped."""
 
     grad_norm: float
-    """Of the whole gradient, before clipping; infinite where the update was skipped."""
+    """Of the whole gradient, before clipping; infinite where it was not finite."""
 
     skipped: bool = False
-    """fp16: the scaled gradients overflowed, so that parameters and optimizer are as they were."""
+    """Refused, or not finite, or in fp16 an overflow: parameters and optimizer are as they were."""
 
     loss_scale: float | None = None
     """fp16: what the loss was multiplied by in this update."""
@@ -74,11 +73,17 @@ class Engine(Protocol):
         optimizer: OptimizerBuilder = build_optimizer,
     ) -> None: ...
 
-    def train_step(self, micro_batches: Sequence[Tensor], learning_rate: float) -> StepResult:
+    def train_step(self, micro_batches: Sequence[Tensor], learning_rate: float, admit: Admit = admit_all) -> StepResult:
         """One update: this rank's micro-batches, each [b, s + 1], forward, backward, clip, step.
 
+        Args:
+            micro_batches: token ids.
+            learning_rate: of this update.
+            admit: asked, on every rank alike, between norm and update; where it refuses, or the gradient is not
+                finite, parameters and optimizer stay as they are. Not asked about an overflow in fp16.
+
         Raises:
-            TrainingError: the gradients are not finite, and no loss scale is left that would make them so.
+            TrainingError: fp16: the gradients are not finite at the smallest loss scale.
         """
         ...
 
@@ -129,13 +134,3 @@ def build_engine(
     module, name = ENGINES[settings.engine, parallel.schedule if parallel.pp > 1 else None]
     engine: type[Engine] = getattr(import_module(module), name)
     return engine(model, settings, parallel, mesh, optimizer)
-
-
-def check_finite(loss: float, norm: float, update: int) -> None:
-    """Raise ``TrainingError`` where gradients that no loss scale multiplied are not finite."""
-    if not math.isfinite(norm):
-        raise TrainingError(
-            f"the gradient of step {update} has a norm of {norm} (its loss is {loss}); no parameter was changed, and "
-            "the newest checkpoint is untouched: lower training.optimizer.learning_rate, or look at the data of this "
-            "step"
-        )

@@ -4,7 +4,10 @@ run_dir/
   settings.yaml       the resolved settings
   provenance.json     command, versions, threads, ranks
   metrics.jsonl       one row a step
-  checkpoints/        see megadape.checkpoint.store
+  outcome.json        how the newest start ended: see megadape.training.outcome
+  heartbeats/         where each rank stands
+  stacks/             of all ranks, after a hang
+  checkpoints/        see megadape.checkpoint.manifest
   evaluation/         written by megadape evaluate
 """
 
@@ -13,21 +16,26 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 
-from megadape.errors import TrainingError
+from megadape.errors import MegadapeError, TrainingError
 from megadape.machine import choose_threads, keep_freed_memory, versions
 from megadape.parallel.failure import ending_together
 from megadape.parallel.mesh import Mesh, Place, open_mesh
 from megadape.training.loop import Trainer
+from megadape.training.outcome import Outcome, State, make_outcome, write_outcome
 from megadape.training.protocols import Reporter, Run
+from megadape.training.stop import Stopper, StopSignals
+from megadape.training.watchdog import Watchdog
 
 
-def train(run: Run, settings_text: str, reporter: Reporter, stop_after_steps: int | None = None) -> None:
+def train(run: Run, settings_text: str, reporter: Reporter, stop_after_steps: int | None = None) -> Outcome:
     """Train a run, or go on with it, on the ranks that a launcher started (or on one).
 
     Args:
@@ -35,7 +43,11 @@ def train(run: Run, settings_text: str, reporter: Reporter, stop_after_steps: in
         settings_text: the same as YAML, kept in the run folder.
         reporter: hears on the first rank.
         stop_after_steps: stop, saved, after so many steps of this start.
+
+    Returns:
+        How it ended, the same on all ranks; the first has written it to run_dir/outcome.json.
     """
+    started = time.monotonic()
     place = Place.from_environment()
     threads = choose_threads(int(os.environ.get("LOCAL_WORLD_SIZE", place.world)))
     torch.set_num_threads(threads)
@@ -47,12 +59,41 @@ def train(run: Run, settings_text: str, reporter: Reporter, stop_after_steps: in
         process_group=run.training.engine == "deepspeed",
         timeout=timedelta(minutes=run.parallel.timeout_minutes),
     )
-    with ending_together(place.rank, place.world), joined as mesh:
+    # signals first: joining takes its time, and one that comes meanwhile stops the run at its first step
+    with StopSignals() as signals, ending_together(place.rank, place.world), joined as mesh:
         trainer = Trainer(run, mesh, reporter)
         if mesh.is_first:
             prepare_run_folder(run.run_dir, settings_text, mesh, {"threads": threads, "kernels": trainer.kernels})
             reporter.message(f"{threads} thread{'s' * (threads > 1)} a rank (set OMP_NUM_THREADS for another number)")
-        trainer.fit(stop_after_steps)
+        return fit(trainer, signals, started, stop_after_steps)
+
+
+def fit(trainer: Trainer, signals: StopSignals, started: float, stop_after_steps: int | None) -> Outcome:
+    """Train, watched, and say how it ended."""
+    run, mesh, progress = trainer.run, trainer.mesh, trainer.progress
+
+    def conclude(state: State, reason: str) -> Outcome:
+        if mesh.is_first:
+            return write_outcome(run.run_dir, state, progress.step, reason)
+        return make_outcome(state, progress.step, reason)
+
+    def report(finding: str) -> None:
+        write_outcome(run.run_dir, "failed", progress.step, finding)
+
+    conclude("running", "")
+    try:
+        with Watchdog(run.watch, run.run_dir, mesh, progress.step, report) as watchdog:
+            stopper = Stopper(run.stop, run.run_dir, mesh, signals, started=started)
+            stopped = trainer.fit(stopper, watchdog, stop_after_steps)
+    except BaseException as error:
+        if not isinstance(error, KeyboardInterrupt):  # that leaves "running": nothing was saved, nothing is wrong
+            with suppress(MegadapeError):  # the disk may be what failed
+                conclude("failed", f"{type(error).__name__}: {error}")
+        raise
+    if stopped is None:
+        return conclude("done", f"all {progress.step} steps are made")
+    trainer.reporter.message(f"stopped after step {progress.step}: {stopped}; the same command goes on")
+    return conclude("resumable", stopped)
 
 
 def prepare_run_folder(folder: Path, settings_text: str, mesh: Mesh, more: Mapping[str, object]) -> None:

@@ -25,6 +25,7 @@ from megadape.model.stages import shared_between_stages
 from megadape.parallel.drift import check_drift
 from megadape.parallel.mesh import Mesh
 from megadape.parallel.sharding import Sharding
+from megadape.training.anomalies import FINE, AnomalyWatch
 from megadape.training.engine import StepResult, build_engine
 from megadape.training.identity import with_vocabulary
 from megadape.training.memory import measure_bytes
@@ -35,6 +36,8 @@ from megadape.training.protocols import Reporter, Run
 from megadape.training.random import seed_streams
 from megadape.training.saving import Saver
 from megadape.training.settings import TrainingSettings
+from megadape.training.stop import Stop, Stopper, StopReason
+from megadape.training.watchdog import Watchdog
 
 
 class Trainer:
@@ -76,28 +79,54 @@ class Trainer:
         self.engine = build_engine(self.model, run.training, run.parallel, mesh, builder)
         self.saver = Saver(run, self.architecture, mesh, self.model, self.engine, self.kernels)
         self.progress = self.saver.resume()
+        self.anomalies = AnomalyWatch(run.anomalies)
+        if self.progress.anomalies is not None:
+            self.anomalies.load_state(self.progress.anomalies)
+        self.verdict = FINE
 
-    def fit(self, stop_after_steps: int | None = None) -> None:
-        """Update until the last step, or until so many steps have been done now; save on the way and at the end."""
+    def fit(self, stopper: Stopper, watchdog: Watchdog, stop_after_steps: int | None = None) -> str | None:
+        """Update until the last step, until so many steps have been done now, or until all ranks agree to stop; save on
+        the way and at the end.
+
+        Returns:
+            Why it stopped before the last step, the same on all ranks; None: all steps are made.
+        """
+        self.watchdog, self.stopper = watchdog, stopper
         training, first = self.run.training, self.progress.step
         last = training.steps if stop_after_steps is None else min(training.steps, first + stop_after_steps)
         self._introduce(first)
-        if first >= last:
-            return
-        trackers = self._open_trackers()
-        try:
-            for step in range(first, last):
-                row = self._update(step)
+        reason = stopper.agreed() if first < last else None
+        if reason is None and first < last:
+            trackers = self._open_trackers()
+            try:
+                reason = self._make_steps(first, last, trackers)
+                self._save(trackers)
+                self._finish_saving()
+            finally:
                 for tracker in trackers:
-                    tracker.log(row)
-                if self.mesh.is_first:
-                    self.reporter.step(row, training.steps)
-                if self._is_due(self.run.checkpoint.save_every) and self.progress.step < last:
-                    self._save()
-        finally:
+                    tracker.close()
+        if self.progress.step >= training.steps:
+            return None
+        return str(reason) if reason is not None else f"--stop-after-steps {stop_after_steps}"
+
+    def _make_steps(self, first: int, last: int, trackers: Sequence[Tracker]) -> Stop | None:
+        """Steps first + 1 .. last, or until all ranks agree to stop; the last state is left to be saved."""
+        for step in range(first, last):
+            started = time.perf_counter()
+            row = self._update(step)
             for tracker in trackers:
-                tracker.close()
-        self._save()
+                tracker.log(row)
+            if self.mesh.is_first:
+                self.reporter.step(row, self.run.training.steps)
+            self.stopper.note_step(time.perf_counter() - started)
+            reason = self.stopper.agreed(lost_save=self.saver.failed)
+            if reason is not None and reason.reason is StopReason.LOST_SAVE:
+                self.saver.finish()  # raises on all ranks
+            if reason is not None:
+                return reason
+            if self._is_due(self.run.checkpoint.save_every) and self.progress.step < last:
+                self._save(trackers)
+        return None
 
     def _open_data(self) -> Splits:
         run = self.run
@@ -139,12 +168,17 @@ class Trainer:
         rate = training.optimizer.learning_rate * training.schedule.factor(step, training.steps)
         started = time.perf_counter()
         self.model.train()
-        result = self.engine.train_step(self._micro_batches(), rate)
+        self.watchdog.enter("data", step + 1)
+        batches = self._micro_batches()
+        self.watchdog.enter("update", step + 1)
+        self.verdict = FINE
+        result = self.engine.train_step(batches, rate, self._admit)
         seconds = time.perf_counter() - started
-        if not math.isfinite(result.loss) and not result.skipped:
+        if self.verdict.stop:
             raise TrainingError(
-                f"the loss of step {step + 1} is {result.loss}; the newest checkpoint is untouched: "
-                "lower training.optimizer.learning_rate, or look at the data of this step"
+                f"step {step + 1}: {self.verdict.reason}; its update was not made, and the newest checkpoint is "
+                "untouched: lower training.optimizer.learning_rate, look at the data of this step, or see anomalies in "
+                "the settings"
             )
         self.progress.step = step + 1
         self.progress.consumed_samples += training.global_batch_size
@@ -154,6 +188,11 @@ class Trainer:
         if self._is_due(self.run.validation.every):
             row["validation_loss"] = self._validate()
         return row
+
+    def _admit(self, loss: float, grad_norm: float) -> bool:
+        """Whether to make an update; asked by the engine."""
+        self.verdict = self.anomalies.judge(loss, grad_norm)
+        return not self.verdict.skip
 
     def _micro_batches(self) -> list[Tensor]:
         """This rank's sequences of the next update, [b, s + 1] each."""
@@ -183,6 +222,7 @@ class Trainer:
             "grad_norm": result.grad_norm if math.isfinite(result.grad_norm) else None,
             "loss_scale": result.loss_scale,
             "skipped": result.skipped,
+            "anomaly": self.verdict.reason,
             "tokens_per_second": tokens_per_second,
             "model_flops_per_second": flops,
             "mixing_flops_share": self.flops.mixing / self.flops.total,
@@ -197,6 +237,7 @@ class Trainer:
     @torch.no_grad()
     def _validate(self) -> float:
         """Mean loss over the validation sequences, shared among the ranks; leaves the random state as it was."""
+        self.watchdog.enter("validate", self.progress.step)
         self.model.eval()
         mine = range(self.mesh.data_rank, self.run.validation.sequences, self.mesh.data_ranks)
         total = torch.zeros((), dtype=torch.float64, device=self.mesh.device)
@@ -208,11 +249,22 @@ class Trainer:
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.progress.step % every == 0
 
-    def _save(self) -> None:
+    def _save(self, trackers: Sequence[Tracker]) -> None:
+        started = time.perf_counter()
+        self.watchdog.enter("save", self.progress.step)
         self._check_drift()
-        path = self.saver.save(self.progress)
-        if path is not None:
-            self.reporter.message(f"saved {path}")
+        for tracker in trackers:
+            tracker.sync()  # a checkpoint must not know steps that a power cut takes from metrics.jsonl
+        self.progress.anomalies = self.anomalies.state()
+        saved = self.saver.save(self.progress)
+        if saved is not None and self.mesh.is_first:
+            self.reporter.message(f"saved {saved}")
+        self.stopper.note_save(time.perf_counter() - started)
+
+    def _finish_saving(self) -> None:
+        """Wait for what is written in the background, whose end the writer tells itself."""
+        self.watchdog.enter("save", self.progress.step)
+        self.saver.finish()
 
     def _check_drift(self) -> None:
         shared, partitioned = shared_between_stages(self.model), self.run.parallel.zero == 3

@@ -6,10 +6,12 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from megadape.data.files import flush_folder
 from megadape.errors import TrainingError
 from megadape.training.settings import LoggingSettings
 
@@ -25,42 +27,93 @@ class Tracker(Protocol):
         """One step's numbers."""
         ...
 
+    def sync(self) -> None:
+        """A checkpoint is about to be written: what was logged must last at least as long."""
+        ...
+
     def close(self) -> None:
         """No more rows will come."""
         ...
 
 
 class JsonLines:
-    """metrics.jsonl: rows after the step that a run resumes from are dropped, so that no step stands twice."""
+    """metrics.jsonl: after a resume every step stands there once, none is missing.
+
+    Rows after the step that a run resumes from are dropped: the run makes them again. What was kept goes into a new
+    file in the old one's place, on the disk first: an older process that should still write has only the old file.
+    ``sync`` before a checkpoint is complete makes sure that a checkpoint never knows steps that the file does not.
+
+    Args:
+        path: the file.
+        resume_step: updates that the run has made.
+
+    Raises:
+        TrainingError: it cannot be written.
+    """
 
     def __init__(self, path: Path, resume_step: int) -> None:
-        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= resume_step]
+        self.path = path
+        rows = {row["step"]: row for row in read_metrics(path) if row["step"] <= resume_step}
+        missing = [step for step in range(1, resume_step + 1) if step not in rows]
+        if missing:
+            logger.warning(
+                "%s lacks %d steps of the %d made, from step %d", path, len(missing), resume_step, missing[0]
+            )
         partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(line + "\n" for line in kept))
-        partial.replace(path)
-        self._file = path.open("a")
+        with self._reporting():
+            with partial.open("w") as file:
+                file.writelines(json.dumps(rows[step]) + "\n" for step in sorted(rows))
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+            flush_folder(path.parent)
+            self._file = path.open("ab", buffering=0)
 
     def log(self, row: Row) -> None:
-        """Append one line, flushed so that others can follow."""
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        """Append one line, so that others can follow and a killed process loses nothing."""
+        line = (json.dumps(row) + "\n").encode()
+        with self._reporting():
+            written = self._file.write(line)
+            if written != len(line):  # a full disk takes a part and refuses the rest
+                self._file.write(line[written:])
+
+    def sync(self) -> None:
+        """Put all rows on the disk."""
+        with self._reporting():
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Flush to the disk."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Put all rows on the disk; no more will come."""
+        if not self._file.closed:
+            self.sync()
+            self._file.close()
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise TrainingError(
+                f"{self.path} cannot be written: {error.strerror or error}; mend that, and start the same command again"
+            ) from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; a last line that is still being written is left out."""
-    return [json.loads(line) for line in _complete_lines(path)]
-
-
-def _complete_lines(path: Path) -> list[str]:
+    """The rows of a metrics.jsonl; left out are a last line that is still being written, and what is no row: a power
+    cut leaves zeros."""
     if not path.exists():
         return []
-    text = path.read_text()
-    return text[: text.rfind("\n") + 1].splitlines()
+    # not splitlines, which also splits at characters that JSON may hold
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [row for row in map(_parse, lines) if row is not None]
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
 class WandbTracker:
@@ -92,6 +145,9 @@ class WandbTracker:
             logger.warning("wandb fails, the run goes on without it: %s", error)
             self._run = None
 
+    def sync(self) -> None:
+        """Weights & Biases keeps its own files."""
+
     def close(self) -> None:
         """Finish the wandb run."""
         if self._run is not None:
@@ -115,6 +171,10 @@ class TensorBoardTracker:
         for name, value in row.items():
             if name != "step" and value is not None:
                 self._writer.add_scalar(name, value, row["step"])
+
+    def sync(self) -> None:
+        """Write what is buffered."""
+        self._writer.flush()
 
     def close(self) -> None:
         """Write what is buffered."""

@@ -11,7 +11,10 @@ from megadape.data import DataSettings
 from megadape.kernels import KernelSettings
 from megadape.model import Architecture
 from megadape.parallel.settings import ParallelSettings
+from megadape.training.anomalies import AnomalySettings
 from megadape.training.settings import LoggingSettings, TrainingSettings, ValidationSettings
+from megadape.training.stop import StopSettings
+from megadape.training.watchdog import WatchSettings
 
 
 class Run(Protocol):
@@ -55,6 +58,21 @@ class Run(Protocol):
     @property
     def kernels(self) -> KernelSettings:
         """Which fused kernels."""
+        ...
+
+    @property
+    def stop(self) -> StopSettings:
+        """When to stop early."""
+        ...
+
+    @property
+    def watch(self) -> WatchSettings:
+        """Heartbeats and hangs."""
+        ...
+
+    @property
+    def anomalies(self) -> AnomalySettings:
+        """Updates that look wrong."""
         ...
 
     @property

@@ -9,20 +9,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from megadape.checkpoint import Checkpoint, CheckpointStore
-from megadape.checkpoint.layout import gather_full, take_own
+from megadape.checkpoint import Checkpoint, CheckpointWriter, Saved
 from megadape.data.indexed_format import idx_path
+from megadape.errors import CheckpointError
 from megadape.machine import versions
 from megadape.model import GPT, Architecture
 from megadape.parallel.mesh import Mesh
 from megadape.parameters import parameter_table
 from megadape.training.engine import Engine, EngineState
-from megadape.training.identity import check_identity, file_digest
+from megadape.training.identity import check_identity, file_digest, flatten
 from megadape.training.protocols import Run
 from megadape.training.random import random_state, restore_random_state
 
@@ -36,6 +33,8 @@ class Progress:
     step: int = 0
     consumed_samples: int = 0
     wandb_id: str | None = None
+    anomalies: dict[str, Any] | None = None
+    """State of ``AnomalyWatch``."""
 
 
 class Saver:
@@ -63,62 +62,74 @@ class Saver:
         self.kernels = dict(kernels)
         self.table = parameter_table(model)
         self.streams = model.position_streams
-        self.store = CheckpointStore(run.run_dir / "checkpoints", run.checkpoint.keep)
+        self.writer = CheckpointWriter(run.run_dir / "checkpoints", mesh, run.checkpoint)
 
-    def save(self, progress: Progress) -> Path | None:
-        """Write a checkpoint, a collective; its path on the first rank."""
-        state = self.engine.state()
-        random = self.mesh.gather(random_state(self.mesh.device, self.streams))
-        model, optimizer = self._gather(state)
-        path = None
-        if self.mesh.is_first:
-            assert model is not None
-            content = {
-                "format": 1,
-                "updates": state.updates,
-                "loss_scale": state.loss_scale,
-                "progress": asdict(progress),
-                "identity": self._identity(),
-                "architecture": self.architecture.model_dump(mode="json"),
-                "layout": {"tp": self.mesh.tp.size, "pp": self.mesh.pp.size, "dp": self.mesh.dp.size},
-                "random": random,
-                "versions": versions(),
-                "kernels": self.kernels,
-            }
-            path = self.store.save(progress.step, {"model": model, "optimizer": optimizer}, content)
-        self.mesh.barrier()
-        return path
+    @property
+    def failed(self) -> bool:
+        """Whether a checkpoint that is written in the background has failed on this rank; ``finish`` says how."""
+        return self.writer.failed
 
-    def resume(self) -> Progress:
-        """Take up the newest checkpoint, if there is one.
+    def save(self, progress: Progress) -> Saved | None:
+        """Write a checkpoint, a collective; None where it is written in the background.
 
         Raises:
-            CheckpointError: it belongs to another run.
+            CheckpointError: on all ranks: this one, or the one that was still being written, failed on some rank.
         """
-        checkpoint = self.store.newest()
-        return Progress() if checkpoint is None else self._take_up(checkpoint)
+        state = self.engine.state()
+        random = self.mesh.gather(random_state(self.mesh.device, self.streams))
+        content = {
+            "format": 2,
+            "updates": state.updates,
+            "loss_scale": state.loss_scale,
+            "progress": asdict(progress),
+            "identity": self._identity(),
+            "architecture": self.architecture.model_dump(mode="json"),
+            "training": self.run.training.model_dump(mode="json"),
+            "layout": {"tp": self.mesh.tp.size, "pp": self.mesh.pp.size, "dp": self.mesh.dp.size},
+            "random": random,
+            "versions": versions(),
+            "kernels": self.kernels,
+        }
+        return self.writer.save(progress.step, state.parameters, state.moments, self.table, content)
 
-    def _gather(self, state: EngineState) -> tuple[dict[str, Tensor] | None, dict[str, Tensor]]:
-        """Full parameters and moments (MOMENT/NAME) on the first rank."""
-        model = gather_full(state.parameters, self.table, self.mesh)
-        optimizer = {}
-        for moment, tensors in state.moments.items():
-            full = gather_full(tensors, self.table, self.mesh) or {}
-            optimizer.update({f"{moment}/{name}": tensor for name, tensor in full.items()})
-        return model, optimizer
+    def finish(self) -> Saved | None:
+        """Wait for what is written in the background, a collective.
+
+        Raises:
+            CheckpointError: on all ranks: it failed on some rank.
+        """
+        return self.writer.finish()
+
+    def resume(self) -> Progress:
+        """Become the one start of the run that may write, and take up the newest checkpoint, if there is one.
+
+        Raises:
+            CheckpointError: it belongs to another run, or the folder to a later restart of this job.
+        """
+        checkpoint = self.writer.take_over()
+        return Progress() if checkpoint is None else self._take_up(checkpoint)
 
     def _take_up(self, checkpoint: Checkpoint) -> Progress:
         content = checkpoint.state()
+        if "identity" not in content:  # converted from another project: parameters alone, nothing to go on from
+            raise CheckpointError(
+                f"{checkpoint.path} holds parameters alone and is no run to go on with: choose another run_dir"
+            )
         check_identity(checkpoint.path, content["identity"], self._identity())
-        full: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in checkpoint.tensors("optimizer").items():
-            moment, _, name = key.partition("/")
-            full.setdefault(moment, {})[name] = tensor
-        moments = {moment: take_own(tensors, self.table) for moment, tensors in full.items()}
-        parameters = take_own(checkpoint.tensors("model"), self.table)
+        self._tell_differences(content.get("training", {}))
+        parameters, moments = checkpoint.read_own(self.table)
         self.engine.load_state(EngineState(content["updates"], parameters, moments, content.get("loss_scale")))
         self._restore_random(content)
         return Progress(**content["progress"])
+
+    def _tell_differences(self, saved: Mapping[str, Any]) -> None:
+        """Settings win where they differ from the checkpoint's: learning rate, betas, decay, steps, precision."""
+        before, now = flatten(saved), flatten(self.run.training.model_dump(mode="json"))
+        differences = [
+            f"training.{key} {before[key]} -> {now.get(key)}" for key in before if before[key] != now.get(key)
+        ]
+        if differences and self.mesh.is_first:
+            logger.warning("settings differ from the checkpoint's, and hold from here on: %s", "; ".join(differences))
 
     def _restore_random(self, content: Mapping[str, Any]) -> None:
         mesh, streams = self.mesh, content["random"]

@@ -12,7 +12,8 @@ from torch import distributed as dist
 from megadape.model import GPT
 from megadape.parallel.mesh import Mesh
 from megadape.parallel.settings import ParallelSettings
-from megadape.training.engine import EngineState, StepResult, check_finite
+from megadape.training.admission import Admit, admit_all
+from megadape.training.engine import EngineState, StepResult
 from megadape.training.gradients import Gradients
 from megadape.training.loss_scale import build_loss_scale
 from megadape.training.objective import build_worker
@@ -47,25 +48,25 @@ class TorchEngine:
         self.mesh = mesh
         self.updates = 0
 
-    def train_step(self, micro_batches: Sequence[Tensor], learning_rate: float) -> StepResult:
+    def train_step(self, micro_batches: Sequence[Tensor], learning_rate: float, admit: Admit = admit_all) -> StepResult:
         """One update."""
         scale = self.loss_scale.value if self.loss_scale else None
         loss = float(self.mesh.mean_over_data(self.worker.run(micro_batches, scale or 1.0)))
         self.gradients.complete(scale or 1.0)
         norm = self.gradients.norm()
-        skipped = self._overflows(loss, norm)
+        overflow = self._overflows(norm)
+        skipped = overflow or not admit(loss, float(norm)) or not math.isfinite(norm)
         if not skipped:
             self.gradients.clip(norm, self.clip)
             set_learning_rate(self.optimizer, learning_rate)
             self.optimizer.step()
             self.updates += 1
         self.gradients.clear()
-        return StepResult(loss, math.inf if skipped else float(norm), skipped, scale)
+        return StepResult(loss, float(norm) if math.isfinite(norm) else math.inf, skipped, scale)
 
-    def _overflows(self, loss: float, norm: Tensor) -> bool:
-        """Whether to skip this update, agreed over all ranks."""
+    def _overflows(self, norm: Tensor) -> bool:
+        """Whether fp16's scale was too large for this update, agreed over all ranks."""
         if self.loss_scale is None:
-            check_finite(loss, float(norm), self.updates + 1)
             return False
         flag = torch.tensor(float(not math.isfinite(norm)), device=self.mesh.device)
         overflowed = bool(self.mesh.world.all_reduce(flag, dist.ReduceOp.MAX))

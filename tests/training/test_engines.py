@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from megadape.checkpoint import CheckpointFolder
 from megadape.config import load
 from megadape.testing import run_distributed
 from megadape.training.launch import train
@@ -69,8 +69,9 @@ def rows(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def final_tensors(run_dir: Path, name: str = "model") -> dict[str, torch.Tensor]:
-    newest = max((run_dir / "checkpoints").glob("step-*"))
-    return load_file(newest / f"{name}.safetensors")
+    newest = CheckpointFolder(run_dir / "checkpoints").newest()
+    assert newest is not None
+    return newest.tensors(name)
 
 
 def assert_equal_runs(got: Path, expected: Path) -> None:

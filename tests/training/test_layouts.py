@@ -12,12 +12,11 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
-from megadape.checkpoint.layout import gather_full
 from megadape.model import Architecture, build_gpt
 from megadape.parallel.mesh import Mesh, Place, make_mesh
 from megadape.parallel.settings import ParallelSettings
 from megadape.parallel.sharding import Sharding
-from megadape.parameters import parameter_table
+from megadape.parameters import ParameterSpec, constant, parameter_table
 from megadape.testing import run_distributed
 from megadape.training.engine import build_engine
 from megadape.training.placement import part_of
@@ -64,6 +63,21 @@ def training(engine: str, micro: int) -> TrainingSettings:
     )
 
 
+def join(own: dict[str, Tensor], table: dict[str, ParameterSpec], mesh: Mesh) -> dict[str, Tensor] | None:
+    """Full parameters on the first rank, from the parts of all stages and tensor-parallel ranks."""
+    held = mesh.model.gather_objects({name: value.numpy() for name, value in own.items()})
+    specs = mesh.model.gather_objects({name: (s.shape, s.shard_axis, s.blocks) for name, s in table.items()})
+    if not mesh.is_first:
+        return None
+    full: dict[str, Tensor] = {}
+    for first in range(0, mesh.model.size, mesh.tp.size):
+        for name, (shape, axis, blocks) in specs[first].items():
+            spec = ParameterSpec(shape, constant(0.0), axis, blocks=blocks)
+            parts = [torch.from_numpy(held[first + rank][name]) for rank in range(mesh.tp.size)]
+            full.setdefault(name, spec.join(parts))
+    return full
+
+
 def train(mesh: Mesh, case: Case) -> tuple[list[float], dict[str, Tensor] | None]:
     """Losses, and full parameters on the first rank."""
     model, (tp, pp, _), engine_name, more = case
@@ -80,7 +94,7 @@ def train(mesh: Mesh, case: Case) -> tuple[list[float], dict[str, Tensor] | None
         batch = torch.randint(64, (BATCH, LENGTH + 1), generator=generator)
         own = list(batch.view(-1, mesh.data_ranks, micro, LENGTH + 1)[:, mesh.data_rank])
         losses.append(engine.train_step(own, 1e-3).loss)
-    return losses, gather_full(engine.state().parameters, table, mesh)
+    return losses, join(engine.state().parameters, table, mesh)
 
 
 def train_cases(cases: list[Case]) -> list[tuple[list[float], dict[str, Tensor] | None]]:
