@@ -16,11 +16,11 @@ from megadape.parallel.settings import ParallelSettings
 from megadape.positions import PositionSettings
 from megadape.positions.rope import RopeSettings
 from megadape.settings import Settings
-from megadape.training.anomalies import AnomalySettings
-from megadape.training.placement import check_pipeline
+from megadape.training.pipeline.placement import check_pipeline
 from megadape.training.settings import LoggingSettings, TrainingSettings, ValidationSettings, check_engine
-from megadape.training.stop import StopSettings
-from megadape.training.watchdog import WatchSettings
+from megadape.training.supervision.anomalies import AnomalySettings
+from megadape.training.supervision.stop import StopSettings
+from megadape.training.supervision.watchdog import WatchSettings
 
 
 def check_tensor_parallel(model: ModelSettings, parallel: ParallelSettings, length: int) -> None:

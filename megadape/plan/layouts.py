@@ -17,7 +17,7 @@ from megadape.config.run import RunSettings
 from megadape.errors import ConfigurationError
 from megadape.plan.cluster import Cluster
 from megadape.training.loop import check_batch
-from megadape.training.placement import check_pipeline
+from megadape.training.pipeline.placement import check_pipeline
 
 Schedule = Literal["1f1b", "interleaved", "zero_bubble"]
 Zero = Literal[0, 1, 2, 3]

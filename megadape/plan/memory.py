@@ -1,8 +1,8 @@
 """What a rank keeps between steps, byte by byte: parameters, AdamW's state, gradients, and DeepSpeed's buffers.
 
 Training keeps parameters, gradients and both moments in float32 in every precision; bfloat16 copies of weights live
-within a forward and backward pass only (see ``activations``). ``megadape.training.memory`` reports the same figures of
-live tensors.
+within a forward and backward pass only (see ``activations``). ``megadape.training.engines.memory`` reports the same
+figures of live tensors.
 
 What DeepSpeed 0.19.8 holds over d data-parallel ranks, for the two parameter groups (with and without weight decay):
 

@@ -8,7 +8,7 @@ from megadape.model import GPT, Architecture, Part
 from megadape.parallel.group import Group
 from megadape.parallel.settings import ParallelSettings
 from megadape.parallel.sharding import Sharding
-from megadape.training.placement import count_stages, part_of, places_of
+from megadape.training.pipeline.placement import count_stages, part_of, places_of
 
 
 def parts_of(architecture: Architecture, parallel: ParallelSettings) -> tuple[Part, ...]:

@@ -4,7 +4,7 @@ run_dir/
   settings.yaml       the resolved settings
   provenance.json     command, versions, threads, ranks
   metrics.jsonl       one row a step
-  outcome.json        how the newest start ended: see megadape.training.outcome
+  outcome.json        how the newest start ended: see megadape.training.supervision.outcome
   heartbeats/         where each rank stands
   stacks/             of all ranks, after a hang
   checkpoints/        see megadape.checkpoint.manifest
@@ -29,10 +29,10 @@ from megadape.machine import choose_threads, keep_freed_memory, versions
 from megadape.parallel.failure import ending_together
 from megadape.parallel.mesh import Mesh, Place, open_mesh
 from megadape.training.loop import Trainer
-from megadape.training.outcome import Outcome, State, make_outcome, write_outcome
 from megadape.training.protocols import Reporter, Run
-from megadape.training.stop import Stopper, StopSignals
-from megadape.training.watchdog import Watchdog
+from megadape.training.supervision.outcome import Outcome, State, make_outcome, write_outcome
+from megadape.training.supervision.stop import Stopper, StopSignals
+from megadape.training.supervision.watchdog import Watchdog
 
 
 def train(run: Run, settings_text: str, reporter: Reporter, stop_after_steps: int | None = None) -> Outcome:

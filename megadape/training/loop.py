@@ -25,19 +25,19 @@ from megadape.model.stages import shared_between_stages
 from megadape.parallel.drift import check_drift
 from megadape.parallel.mesh import Mesh
 from megadape.parallel.sharding import Sharding
-from megadape.training.anomalies import FINE, AnomalyWatch
-from megadape.training.engine import StepResult, build_engine
+from megadape.training.engines.base import StepResult, build_engine
+from megadape.training.engines.memory import measure_bytes
 from megadape.training.identity import with_vocabulary
-from megadape.training.memory import measure_bytes
 from megadape.training.metrics import Tracker, open_trackers
 from megadape.training.optimizer import build_optimizer
-from megadape.training.placement import part_of
+from megadape.training.pipeline.placement import part_of
 from megadape.training.protocols import Reporter, Run
 from megadape.training.random import seed_streams
 from megadape.training.saving import Saver
 from megadape.training.settings import TrainingSettings
-from megadape.training.stop import Stop, Stopper, StopReason
-from megadape.training.watchdog import Watchdog
+from megadape.training.supervision.anomalies import FINE, AnomalyWatch
+from megadape.training.supervision.stop import Stop, Stopper, StopReason
+from megadape.training.supervision.watchdog import Watchdog
 
 
 class Trainer:

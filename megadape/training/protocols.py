@@ -11,10 +11,10 @@ from megadape.data import DataSettings
 from megadape.kernels import KernelSettings
 from megadape.model import Architecture
 from megadape.parallel.settings import ParallelSettings
-from megadape.training.anomalies import AnomalySettings
 from megadape.training.settings import LoggingSettings, TrainingSettings, ValidationSettings
-from megadape.training.stop import StopSettings
-from megadape.training.watchdog import WatchSettings
+from megadape.training.supervision.anomalies import AnomalySettings
+from megadape.training.supervision.stop import StopSettings
+from megadape.training.supervision.watchdog import WatchSettings
 
 
 class Run(Protocol):

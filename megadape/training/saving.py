@@ -18,7 +18,7 @@ from megadape.machine import versions
 from megadape.model import GPT, Architecture
 from megadape.parallel.mesh import Mesh
 from megadape.parameters import parameter_table
-from megadape.training.engine import Engine, EngineState
+from megadape.training.engines.base import Engine, EngineState
 from megadape.training.identity import check_identity, file_digest, flatten
 from megadape.training.protocols import Run
 from megadape.training.random import random_state, restore_random_state

@@ -9,8 +9,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from megadape.parallel.settings import ParallelSettings
 from megadape.settings import Settings
-from megadape.training.deepspeed_config import read_user_config
-from megadape.training.loss_scale import LossScaleSettings
+from megadape.training.engines.deepspeed_config import read_user_config
+from megadape.training.engines.loss_scale import LossScaleSettings
 from megadape.training.optimizer import OptimizerSettings
 from megadape.training.schedule import ScheduleSettings
 

@@ -52,7 +52,7 @@ def load_with_deepspeed(out: Path, stage: int, tp: int, bf16: bool) -> tuple[int
     """What DeepSpeed's engine holds after ``load_checkpoint`` is this rank's part of what was saved."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-    from megadape.training.deepspeed_setup import MeshTopology, import_deepspeed, mark_tensor_parallel
+    from megadape.training.engines.deepspeed_setup import MeshTopology, import_deepspeed, mark_tensor_parallel
 
     class Topology(MeshTopology):
         """With what a universal load asks for besides."""

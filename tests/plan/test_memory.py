@@ -14,8 +14,8 @@ from megadape.parallel.sharding import Sharding
 from megadape.plan.memory import ZeroSizes, state_bytes
 from megadape.plan.stages import build_part, parts_of
 from megadape.testing import run_distributed
-from megadape.training.engine import build_engine
-from megadape.training.memory import LiveBytes, measure_bytes
+from megadape.training.engines.base import build_engine
+from megadape.training.engines.memory import LiveBytes, measure_bytes
 from megadape.training.settings import TrainingSettings
 
 # sizes that divide by nothing, so that all padding shows; one parameter above ZeRO 3's threshold of 100,000

@@ -19,7 +19,7 @@ from megadape.parameters import parameter_table
 from megadape.positions.kerple import KerpleLogSettings
 from megadape.positions.t5 import T5Settings
 from megadape.testing import run_distributed
-from megadape.training.engine import Engine, EngineState, StepResult, build_engine
+from megadape.training.engines.base import Engine, EngineState, StepResult, build_engine
 from megadape.training.optimizer import OptimizerSettings
 from megadape.training.settings import TrainingSettings
 

@@ -20,8 +20,8 @@ from megadape.parallel.settings import ParallelSettings
 from megadape.parallel.sharding import Sharding
 from megadape.parameters import parameter_table
 from megadape.testing import run_distributed
-from megadape.training.engine import Engine, StepResult, build_engine
-from megadape.training.placement import part_of
+from megadape.training.engines.base import Engine, StepResult, build_engine
+from megadape.training.pipeline.placement import part_of
 from megadape.training.settings import TrainingSettings
 
 LENGTH, BATCH, VOCABULARY, STEPS = 16, 8, 64, 5

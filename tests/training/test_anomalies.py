@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadape.training.anomalies import AnomalySettings, AnomalyWatch, Verdict
+from megadape.training.supervision.anomalies import AnomalySettings, AnomalyWatch, Verdict
 
 WINDOW = 8
 ORDINARY = [3.0 + 0.01 * (step % 5) for step in range(WINDOW)]

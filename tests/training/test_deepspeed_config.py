@@ -18,8 +18,8 @@ from megadape.errors import ConfigurationError
 from megadape.parallel.settings import ParallelSettings
 from megadape.settings import Settings
 from megadape.testing import run_distributed
-from megadape.training.deepspeed_config import engine_config
-from megadape.training.deepspeed_keys import OWNED, PASSED, REFUSED, SECTIONS, check_user_config
+from megadape.training.engines.deepspeed_config import engine_config
+from megadape.training.engines.deepspeed_keys import OWNED, PASSED, REFUSED, SECTIONS, check_user_config
 from megadape.training.settings import TrainingSettings, check_engine
 
 KNOWN = PASSED | OWNED.keys() | REFUSED.keys()

@@ -16,7 +16,7 @@ from megadape.parallel.sharding import Sharding
 from megadape.parameters import parameter_table, seed_of
 from megadape.positions.t5 import T5Settings
 from megadape.testing import run_distributed
-from megadape.training.gradients import Gradients, buckets
+from megadape.training.engines.gradients import Gradients, buckets
 
 PARTS = (Part((0,), head=False), Part((1,), embedding=False))
 

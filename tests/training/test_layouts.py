@@ -18,8 +18,8 @@ from megadape.parallel.settings import ParallelSettings
 from megadape.parallel.sharding import Sharding
 from megadape.parameters import ParameterSpec, constant, parameter_table
 from megadape.testing import run_distributed
-from megadape.training.engine import build_engine
-from megadape.training.placement import part_of
+from megadape.training.engines.base import build_engine
+from megadape.training.pipeline.placement import part_of
 from megadape.training.settings import TrainingSettings
 
 STEPS, BATCH, LENGTH, LAYERS = 10, 8, 16, 4

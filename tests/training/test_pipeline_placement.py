@@ -11,7 +11,7 @@ from pipelines import Case
 from megadape.model import GPT
 from megadape.model.settings import ModelSettings
 from megadape.parallel.settings import ParallelSettings
-from megadape.training.placement import assign_layers, check_pipeline, part_of
+from megadape.training.pipeline.placement import assign_layers, check_pipeline, part_of
 from megadape.training.settings import TrainingSettings
 
 ARCHITECTURE = Case("rope").architecture

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from megadape.model import build_gpt
-from megadape.training.deferred_weights import WeightGradients
+from megadape.training.pipeline.deferred_weights import WeightGradients
 
 
 @pytest.mark.parametrize("products", [None, torch.bfloat16])

@@ -11,8 +11,8 @@ from engine_worlds import BATCH, RATE, Case, assert_equal, micro_batches, run_ca
 
 from megadape.errors import TrainingError
 from megadape.testing import run_distributed
-from megadape.training.loss_scale import LossScale, LossScaleSettings
-from megadape.training.objective import Objective
+from megadape.training.engines.loss_scale import LossScale, LossScaleSettings
+from megadape.training.engines.objective import Objective
 
 STAGES = (0, 1, 2, 3)
 

@@ -11,8 +11,8 @@ from megadape.model import build_gpt
 from megadape.parallel.mesh import Mesh, Place, make_mesh
 from megadape.parallel.settings import ParallelSettings
 from megadape.testing import run_distributed
-from megadape.training.engine import EngineState, build_engine
-from megadape.training.placement import part_of
+from megadape.training.engines.base import EngineState, build_engine
+from megadape.training.pipeline.placement import part_of
 from megadape.training.settings import TrainingSettings
 
 REFUSED = 1

@@ -22,8 +22,8 @@ from megadape.parallel.settings import ParallelSettings
 from megadape.parallel.sharding import Sharding
 from megadape.parameters import parameter_table
 from megadape.testing import run_distributed
-from megadape.training.engine import Engine, EngineState, build_engine
-from megadape.training.placement import part_of
+from megadape.training.engines.base import Engine, EngineState, build_engine
+from megadape.training.pipeline.placement import part_of
 
 MODEL, BEFORE, AFTER = ("t5", "dape"), 5, 5
 Case = tuple[tuple[int, int, int], str, dict[str, Any]]

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from megadape.errors import TrainingError
 from megadape.parallel.mesh import Mesh, Place, make_mesh
 from megadape.testing import run_distributed
-from megadape.training.durations import format_duration, parse_duration
-from megadape.training.job_end import incarnation, parse_left, seconds_left
-from megadape.training.outcome import RESUMABLE, State, read_outcome, write_outcome
-from megadape.training.stop import Stopper, StopReason, StopSettings, StopSignals
+from megadape.training.supervision.durations import format_duration, parse_duration
+from megadape.training.supervision.job_end import incarnation, parse_left, seconds_left
+from megadape.training.supervision.outcome import RESUMABLE, State, read_outcome, write_outcome
+from megadape.training.supervision.stop import Stopper, StopReason, StopSettings, StopSignals
 
 ALONE = Mesh(Place(), torch.device("cpu"))
 FAR = 10_000
@@ -209,8 +209,8 @@ SCRIPT = """
 import sys, time, torch
 from pathlib import Path
 from megadape.parallel.mesh import Mesh, Place
-from megadape.training.outcome import RESUMABLE, write_outcome
-from megadape.training.stop import Stopper, StopSettings, StopSignals
+from megadape.training.supervision.outcome import RESUMABLE, write_outcome
+from megadape.training.supervision.stop import Stopper, StopSettings, StopSignals
 
 folder = Path(sys.argv[1])
 with StopSignals() as signals:

@@ -20,8 +20,8 @@ import torch
 
 from megadape.parallel.mesh import Mesh, Place, make_mesh
 from megadape.testing import RankFailed, run_distributed
-from megadape.training.heartbeat import Heartbeat, Phase, describe_standing, heartbeat_path, read_heartbeat
-from megadape.training.watchdog import Watchdog, WatchSettings
+from megadape.training.supervision.heartbeat import Heartbeat, Phase, describe_standing, heartbeat_path, read_heartbeat
+from megadape.training.supervision.watchdog import Watchdog, WatchSettings
 
 QUICK = WatchSettings(
     hang_minutes=0.03,
@@ -133,7 +133,7 @@ SCRIPT = """
 import ctypes, sys, time, torch
 from pathlib import Path
 from megadape.parallel.mesh import Mesh, Place
-from megadape.training.watchdog import Watchdog, WatchSettings
+from megadape.training.supervision.watchdog import Watchdog, WatchSettings
 
 def keep_the_lock(seconds):  # as a broken extension does: nothing else runs in this interpreter
     ctypes.PyDLL(None).sleep(seconds)

@@ -26,7 +26,7 @@ from engine_worlds import (
 from torch.nn import functional
 
 from megadape.testing import run_distributed
-from megadape.training.engine import EngineState
+from megadape.training.engines.base import EngineState
 
 STAGES = (0, 1, 2, 3)
 

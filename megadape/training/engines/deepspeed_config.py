@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megadape.training.deepspeed_keys import check_user_config
+from megadape.training.engines.deepspeed_keys import check_user_config
 
 if TYPE_CHECKING:  # training's settings read what the user adds with this module
     from megadape.parallel.settings import ParallelSettings

@@ -10,7 +10,7 @@ import faulthandler
 import os
 from pathlib import Path
 
-from megadape.training.json_files import read_json, replace_json
+from megadape.training.supervision.json_files import read_json, replace_json
 
 STANDARD_ERROR = 2
 """By its number: the main thread may hold the locks of Python's own streams."""

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from megadape.training.json_files import read_json, replace_json
+from megadape.training.supervision.json_files import read_json, replace_json
 
 Phase = Literal["start", "data", "update", "validate", "save", "end"]
 """What a rank is at; "end": it has stopped beating on purpose."""

@@ -12,11 +12,11 @@ from torch import distributed as dist
 from megadape.model import GPT
 from megadape.parallel.mesh import Mesh
 from megadape.parallel.settings import ParallelSettings
-from megadape.training.admission import Admit, admit_all
-from megadape.training.engine import EngineState, StepResult
-from megadape.training.gradients import Gradients
-from megadape.training.loss_scale import build_loss_scale
-from megadape.training.objective import build_worker
+from megadape.training.engines.admission import Admit, admit_all
+from megadape.training.engines.base import EngineState, StepResult
+from megadape.training.engines.gradients import Gradients
+from megadape.training.engines.loss_scale import build_loss_scale
+from megadape.training.engines.objective import build_worker
 from megadape.training.optimizer import (
     OptimizerBuilder,
     build_optimizer,
@@ -28,7 +28,7 @@ from megadape.training.settings import TrainingSettings
 
 
 class TorchEngine:
-    """See ``megadape.training.engine.Engine``."""
+    """See ``megadape.training.engines.base.Engine``."""
 
     def __init__(
         self,

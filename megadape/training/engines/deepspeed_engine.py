@@ -22,18 +22,19 @@ from torch import Tensor
 from megadape.model import GPT
 from megadape.parallel.mesh import Mesh
 from megadape.parallel.settings import ParallelSettings
-from megadape.training.admission import Admit, ZeroGate, admit_all
-from megadape.training.deepspeed_config import engine_config
-from megadape.training.deepspeed_setup import (
+from megadape.training.engines.admission import Admit, ZeroGate, admit_all
+from megadape.training.engines.base import EngineState, StepResult
+from megadape.training.engines.deepspeed_config import engine_config
+from megadape.training.engines.deepspeed_setup import (
     MeshTopology,
     import_deepspeed,
     initialise_deepspeed,
     mark_tensor_parallel,
 )
-from megadape.training.engine import EngineState, StepResult
-from megadape.training.gradients import Gradients
-from megadape.training.loss_scale import build_loss_scale
-from megadape.training.objective import Objective
+from megadape.training.engines.gradients import Gradients
+from megadape.training.engines.loss_scale import build_loss_scale
+from megadape.training.engines.objective import Objective
+from megadape.training.engines.zero_state import PARTITIONS, Partitions, read_partitions, write_partitions
 from megadape.training.optimizer import (
     OptimizerBuilder,
     build_optimizer,
@@ -42,13 +43,12 @@ from megadape.training.optimizer import (
     write_moments,
 )
 from megadape.training.settings import TrainingSettings
-from megadape.training.zero_state import PARTITIONS, Partitions, read_partitions, write_partitions
 
 __all__ = ["DeepSpeedEngine", "import_deepspeed"]
 
 
 class DeepSpeedEngine:
-    """See ``megadape.training.engine.Engine``."""
+    """See ``megadape.training.engines.base.Engine``."""
 
     def __init__(
         self,

@@ -30,9 +30,9 @@ from pydantic import Field
 
 from megadape.parallel.mesh import Mesh
 from megadape.settings import Settings
-from megadape.training.heartbeat import Heartbeat, Phase, describe_standing, read_heartbeat, write_heartbeat
-from megadape.training.outcome import FAILED
-from megadape.training.stacks import STANDARD_ERROR, ask_for_stacks, asked_for_stacks, say, show_stacks
+from megadape.training.supervision.heartbeat import Heartbeat, Phase, describe_standing, read_heartbeat, write_heartbeat
+from megadape.training.supervision.outcome import FAILED
+from megadape.training.supervision.stacks import STANDARD_ERROR, ask_for_stacks, asked_for_stacks, say, show_stacks
 
 logger = logging.getLogger(__name__)
 

@@ -29,10 +29,10 @@ from megadape.errors import ConfigurationError
 from megadape.model import GPT
 from megadape.parallel.mesh import Mesh
 from megadape.parallel.settings import ParallelSettings
-from megadape.training.deferred_weights import WeightGradients
-from megadape.training.pipeline_evaluation import PipelineEvaluator
-from megadape.training.pipeline_stage import Stage, activation_dtype, activation_shape, build_stages
-from megadape.training.placement import check_pipeline, count_stages
+from megadape.training.pipeline.deferred_weights import WeightGradients
+from megadape.training.pipeline.evaluation import PipelineEvaluator
+from megadape.training.pipeline.placement import check_pipeline, count_stages
+from megadape.training.pipeline.stage import Stage, activation_dtype, activation_shape, build_stages
 from megadape.training.settings import TrainingSettings
 
 Schedule = PipelineScheduleSingle | PipelineScheduleMulti
@@ -70,7 +70,7 @@ SCHEDULES = {
 
 
 class TorchPipelineWorker:
-    """See ``megadape.training.objective.Worker``.
+    """See ``megadape.training.engines.objective.Worker``.
 
     Raises:
         ConfigurationError: the schedule cannot work with so many micro-batches.

@@ -17,7 +17,7 @@ from torch import Tensor
 from megadape.model import GPT
 from megadape.parallel.mesh import Mesh
 from megadape.parallel.settings import ParallelSettings
-from megadape.training.admission import Admit, admit_all
+from megadape.training.engines.admission import Admit, admit_all
 from megadape.training.optimizer import OptimizerBuilder, build_optimizer
 from megadape.training.settings import TrainingSettings
 
@@ -104,10 +104,10 @@ class Engine(Protocol):
         ...
 
 
-TORCH = ("megadape.training.torch_engine", "TorchEngine")
-DEEPSPEED = ("megadape.training.deepspeed_engine", "DeepSpeedEngine")
-DEEPSPEED_PIPELINE = ("megadape.training.deepspeed_pipeline", "DeepSpeedPipelineEngine")
-DEEPSPEED_SCHEDULE = ("megadape.training.deepspeed_pipeline", "DeepSpeedScheduleEngine")
+TORCH = ("megadape.training.engines.torch_engine", "TorchEngine")
+DEEPSPEED = ("megadape.training.engines.deepspeed_engine", "DeepSpeedEngine")
+DEEPSPEED_PIPELINE = ("megadape.training.pipeline.deepspeed_pipeline", "DeepSpeedPipelineEngine")
+DEEPSPEED_SCHEDULE = ("megadape.training.pipeline.deepspeed_pipeline", "DeepSpeedScheduleEngine")
 
 ENGINES = {
     ("torch", None): TORCH,

@@ -80,8 +80,8 @@ class PlainWorker:
 
 
 WORKERS = {
-    False: ("megadape.training.objective", "PlainWorker"),
-    True: ("megadape.training.torch_pipeline", "TorchPipelineWorker"),
+    False: ("megadape.training.engines.objective", "PlainWorker"),
+    True: ("megadape.training.pipeline.torch_pipeline", "TorchPipelineWorker"),
 }
 """Whether there is a pipeline -> where its worker lives."""
 

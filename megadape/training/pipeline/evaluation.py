@@ -11,8 +11,8 @@ from torch import Tensor
 from megadape.model import GPT
 from megadape.parallel.mesh import Mesh
 from megadape.parallel.settings import ParallelSettings
-from megadape.training.pipeline_stage import Stage, activation_dtype, activation_shape
-from megadape.training.placement import count_stages, places_of
+from megadape.training.pipeline.placement import count_stages, places_of
+from megadape.training.pipeline.stage import Stage, activation_dtype, activation_shape
 
 
 class PipelineEvaluator:

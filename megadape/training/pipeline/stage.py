@@ -9,8 +9,8 @@ from megadape.model import GPT
 from megadape.model.stages import Chunk
 from megadape.parallel.mesh import Mesh
 from megadape.parallel.settings import ParallelSettings
-from megadape.training.objective import PRODUCTS
-from megadape.training.placement import assign_layers, count_stages, places_of
+from megadape.training.engines.objective import PRODUCTS
+from megadape.training.pipeline.placement import assign_layers, count_stages, places_of
 
 
 class Stage(nn.Module):

@@ -19,23 +19,23 @@ from megadape.model import GPT
 from megadape.parallel.group import Group
 from megadape.parallel.mesh import Mesh
 from megadape.parallel.settings import ParallelSettings
-from megadape.training.admission import Admit, ZeroGate, admit_all
-from megadape.training.deepspeed_config import engine_config
-from megadape.training.deepspeed_setup import (
+from megadape.training.engines.admission import Admit, ZeroGate, admit_all
+from megadape.training.engines.base import EngineState, StepResult
+from megadape.training.engines.deepspeed_config import engine_config
+from megadape.training.engines.deepspeed_setup import (
     MeshTopology,
     import_deepspeed,
     initialise_deepspeed,
     mark_tensor_parallel,
 )
-from megadape.training.engine import EngineState, StepResult
-from megadape.training.gradients import Gradients
-from megadape.training.loss_scale import build_loss_scale
+from megadape.training.engines.gradients import Gradients
+from megadape.training.engines.loss_scale import build_loss_scale
+from megadape.training.engines.zero_state import PARTITIONS, Partitions, read_partitions, write_partitions
 from megadape.training.optimizer import OptimizerBuilder, build_optimizer, set_learning_rate
-from megadape.training.pipeline_evaluation import PipelineEvaluator
-from megadape.training.pipeline_stage import build_stages
+from megadape.training.pipeline.evaluation import PipelineEvaluator
+from megadape.training.pipeline.stage import build_stages
+from megadape.training.pipeline.torch_pipeline import TorchPipelineWorker
 from megadape.training.settings import TrainingSettings
-from megadape.training.torch_pipeline import TorchPipelineWorker
-from megadape.training.zero_state import PARTITIONS, Partitions, read_partitions, write_partitions
 
 
 class _ZeroPipeline:
@@ -100,7 +100,7 @@ class _ZeroPipeline:
 
 
 class DeepSpeedPipelineEngine(_ZeroPipeline):
-    """See ``megadape.training.engine.Engine``: DeepSpeed's own pipeline, 1F1B."""
+    """See ``megadape.training.engines.base.Engine``: DeepSpeed's own pipeline, 1F1B."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class DeepSpeedPipelineEngine(_ZeroPipeline):
         import_deepspeed(mesh.device).init_distributed(
             dist_backend="nccl" if mesh.device.type == "cuda" else "gloo", verbose=False
         )
-        from megadape.training.deepspeed_module import StageModule
+        from megadape.training.pipeline.deepspeed_module import StageModule
 
         (stage,) = build_stages(model, settings.sequence_length, settings.precision, parallel, mesh)
         self.evaluator = PipelineEvaluator(model, [stage], parallel, mesh)
@@ -140,7 +140,7 @@ class DeepSpeedPipelineEngine(_ZeroPipeline):
 
 
 class DeepSpeedScheduleEngine(_ZeroPipeline):
-    """See ``megadape.training.engine.Engine``: torch's schedules work, DeepSpeed averages, clips and updates."""
+    """See ``megadape.training.engines.base.Engine``: torch's schedules work, DeepSpeed averages, clips and updates."""
 
     def __init__(
         self,

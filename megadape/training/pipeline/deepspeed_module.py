@@ -18,8 +18,8 @@ from torch import nn
 
 from megadape.parallel.group import Group
 from megadape.parallel.mesh import Mesh
-from megadape.training.deepspeed_setup import handle_of
-from megadape.training.pipeline_stage import Stage
+from megadape.training.engines.deepspeed_setup import handle_of
+from megadape.training.pipeline.stage import Stage
 
 
 class StageModule(PipelineModule):

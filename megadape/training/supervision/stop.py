@@ -33,8 +33,8 @@ from torch import distributed as dist
 
 from megadape.parallel.mesh import Mesh
 from megadape.settings import Settings
-from megadape.training.durations import Duration, format_duration
-from megadape.training.job_end import incarnation, seconds_left
+from megadape.training.supervision.durations import Duration, format_duration
+from megadape.training.supervision.job_end import incarnation, seconds_left
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Literal
 
 from megadape.errors import TrainingError
-from megadape.training.job_end import incarnation
-from megadape.training.json_files import read_json, replace_json
+from megadape.training.supervision.job_end import incarnation
+from megadape.training.supervision.json_files import read_json, replace_json
 
 DONE = 0
 """All steps are made; starting again would do nothing."""

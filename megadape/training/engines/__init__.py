@@ -1,0 +1,1 @@
+"""What runs an update: plain torch, the reference, and DeepSpeed."""

@@ -1,0 +1,1 @@
+"""What keeps an eye on a run: when to stop, what hangs, what looks wrong, how it ended."""
