@@ -1,8 +1,10 @@
 """Settings and fixtures shared by all tests."""
 
+import fcntl
 import os
 import sysconfig
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,15 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     files = [library / name for name in ("ast.py", "calendar.py", "csv.py", "glob.py", "shlex.py", "statistics.py")]
     preprocess_files(files, prefix, tokenizer="byte", append_eod=True, text_suffixes=(".py",))
     return prefix
+
+
+@pytest.fixture
+def all_cores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No other test that asks for this runs meanwhile: worlds of four ranks that share two cores with each other wait
+    for one another at every collective."""
+    with (tmp_path_factory.getbasetemp().parent / "all-cores.lock").open("w") as file:  # the parent is the workers'
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

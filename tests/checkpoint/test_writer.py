@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -129,16 +130,17 @@ def save_as_nobody(folder: Path) -> tuple[str, str]:
     return "", ""
 
 
-def test_a_read_only_folder_is_told_and_can_be_read(tmp_path: Path) -> None:
-    folder = Path(os.path.realpath(tmp_path)) / "checkpoints"
-    save_steps(folder, (1,), None, {})
-    for parent in (folder, *folder.parents[:3]):
-        parent.chmod(0o555)
-    try:
-        ((said, found),) = run_distributed(1, save_as_nobody, folder)
-    finally:
-        for parent in (folder, *folder.parents[:3]):
-            parent.chmod(0o755)
+def test_a_read_only_folder_is_told_and_can_be_read() -> None:
+    # not in pytest's folders, into which other users cannot look
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(os.path.realpath(temporary)) / "checkpoints"
+        save_steps(folder, (1,), None, {})
+        folder.parent.chmod(0o755)
+        folder.chmod(0o555)
+        try:
+            ((said, found),) = run_distributed(1, save_as_nobody, folder)
+        finally:
+            folder.chmod(0o755)
     assert f"checkpoints cannot be written to {folder}: [Errno 13] Permission denied" in said
     assert found == "1"
 

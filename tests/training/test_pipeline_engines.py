@@ -22,6 +22,8 @@ from pipelines import (
 
 from megadape.testing import run_distributed
 
+pytestmark = [pytest.mark.usefixtures("all_cores"), pytest.mark.timeout(900)]
+
 SCHEDULES = ("1f1b", "interleaved", "zero_bubble")
 ENGINES = {"torch": 0, "deepspeed": 1}
 """Engine -> ZeRO stage that it uses with a pipeline."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from test_admission import architecture, differing
 
@@ -14,6 +15,8 @@ from megadape.testing import run_distributed
 from megadape.training.engines.base import EngineState, build_engine
 from megadape.training.pipeline.placement import part_of
 from megadape.training.settings import TrainingSettings
+
+pytestmark = [pytest.mark.usefixtures("all_cores"), pytest.mark.timeout(900)]
 
 REFUSED = 1
 Case = tuple[str, dict[str, Any]]
