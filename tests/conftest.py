@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 import sysconfig
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +12,10 @@ import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# a shell's background job ignores Ctrl-C, and so would every process that a test starts and interrupts
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # tests never assert on time
 settings.register_profile("megadape", deadline=None)
