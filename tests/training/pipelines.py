@@ -159,7 +159,7 @@ def _alone(*model: Any) -> Outcome:
 
 def check(ranks: int, cases: Sequence[Case]) -> list[list[Outcome]]:
     """Train all cases on so many ranks, and compare each rank with one process. Outcomes by rank and case."""
-    results = run_distributed(ranks, train_here, list(cases), timeout=250)
+    results = run_distributed(ranks, train_here, list(cases), timeout=800)
     for by_case in results:
         for case, (tp_rank, outcome) in zip(cases, by_case, strict=True):
             compare(case, tp_rank, outcome, alone(case))

@@ -35,7 +35,7 @@ def alone(model: tuple[str, str], layers: int) -> tuple[list[float], dict[str, T
     return losses, parameters
 
 
-def check(ranks: int, cases: list[Case], timeout: float = 280) -> None:
+def check(ranks: int, cases: list[Case], timeout: float = 800) -> None:
     results = run_distributed(ranks, train_cases, cases, timeout=timeout)
     for rank, by_case in enumerate(results):
         for case, (losses, parameters) in zip(cases, by_case, strict=True):

@@ -106,7 +106,7 @@ def test_every_layout_goes_on_from_a_checkpoint_of_any(
 ) -> None:
     origin, wanted = uninterrupted
     cases, kept = all_cases(ranks), tensors(origin)
-    results = run_distributed(ranks, go_on, cases, origin, tmp_path, timeout=280)
+    results = run_distributed(ranks, go_on, cases, origin, tmp_path, timeout=800)
     for number, case in enumerate(cases):
         for losses in results:
             assert losses[number] == pytest.approx(wanted, rel=1e-5), case
