@@ -67,14 +67,9 @@ def test_every_zero_stage_on_every_factoring(ranks: int) -> None:
     cases: list[Case] = []
     for layout in factorings(ranks):
         for zero in range(4) if layout[1] == 1 else [1]:
-            models = RICHEST if ranks == 2 else RICHEST[zero % 2 :][:1]
+            models = MODELS if ranks == 2 else RICHEST
             cases += [(model, layout, "deepspeed", {"zero": zero}) for model in models]
     check(ranks, cases)
-
-
-def test_every_model_with_every_zero_stage() -> None:
-    others = [model for model in MODELS if model not in RICHEST]
-    check(2, [(model, (1, 1, 2), "deepspeed", {"zero": zero}) for model in others for zero in (1, 3)])
 
 
 @pytest.mark.slow
