@@ -4,9 +4,9 @@ Collectives are of no use to ranks that hang in one: they talk through files in 
 ``stacks``).
 
 A rank hangs when its main thread stays at one phase of one step for longer than the phase is allowed: its own thread
-sees that. A rank whose process is frozen, or gone, does not beat: the first rank watches all others for that, and all
-others watch the first. Each thread counts the seconds in which it was awake itself, so that a job that was suspended
-and goes on is not taken for one that hangs.
+sees that. A rank whose process is frozen, or gone, does not beat, however long its phase may take: the first rank
+watches all others for that, and all others watch the first. Each thread counts the seconds in which it was awake
+itself, so that a job that was suspended and goes on is not taken for one that hangs.
 
 Should the main thread keep the interpreter's lock, so that the thread cannot run, faulthandler's timer, which needs no
 lock, writes the stacks to standard error, and the other ranks miss the heartbeat.
@@ -37,7 +37,7 @@ from megadape.training.supervision.stacks import STANDARD_ERROR, ask_for_stacks,
 logger = logging.getLogger(__name__)
 
 SILENT_INTERVALS = 3
-"""A heartbeat that has not changed for so many intervals while a run ends means a process that is frozen or gone."""
+"""A heartbeat that has not changed for fewer intervals may only be late."""
 
 
 class WatchSettings(Settings):
@@ -67,6 +67,11 @@ class WatchSettings(Settings):
         longer = {"start": self.start_minutes, "save": self.save_minutes, "validate": self.validate_minutes}
         minutes = max(self.hang_minutes, longer.get(phase, 0.0), self.start_minutes if first else 0.0)
         return 60 * minutes
+
+    @property
+    def silence(self) -> float:
+        """Seconds without a heartbeat after which a process is frozen or gone, whatever its phase may take."""
+        return max(60 * self.hang_minutes, SILENT_INTERVALS * self.interval_seconds)
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,7 @@ class Watchdog:
             if heartbeat is None:
                 if silent > self.settings.allowed("start", first=True):
                     return f"rank {rank} has not given a sign of life for {silent:.0f} s"
-            elif heartbeat.phase != "end" and silent > heartbeat.allowed:
+            elif heartbeat.phase != "end" and silent > self.settings.silence:
                 return heartbeat.missed()
         return None
 
