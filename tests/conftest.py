@@ -22,6 +22,11 @@ settings.register_profile("megadape", deadline=None)
 settings.load_profile("megadape")
 
 
+# only a power cut would show whether files are flushed, and waiting for the disk thousands of times takes minutes;
+# processes that tests start flush for real
+os.fsync = lambda fd: None  # type: ignore[assignment]
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prefix of a small dataset of real text (standard-library sources) in bytes."""
