@@ -5,18 +5,21 @@
 Ratios are medians over rounds in which a contestant and plain attention take turns, so that a busy machine slows both
 alike. With one thread the time is the process's CPU time, else the wall clock's. Memory is the peak beyond what the
 inputs take, each in a process of its own. "published" is the form of the published code: [b, 2h, s, s] and
-[b, D, s, s] materialised; "dense" is fused attention with a materialised bias.
+[b, D, s, s] materialised; "dense" is fused attention with a materialised bias; "apart" is DAPE over documents that are
+kept apart, 1 to 2n - 1 tokens long for --document-length n.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import random
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -26,7 +29,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional
 
-from megadape.attention import BACKENDS, DapeMixer, choose, dape_attention, make_request
+from megadape.attention import BACKENDS, DapeMixer, Documents, choose, dape_attention, make_request
 from megadape.console import make_table
 from megadape.errors import AttentionError
 from megadape.evaluation.output import write_table
@@ -47,6 +50,7 @@ class Case:
     encoding: str
     dtype: torch.dtype
     device: str
+    document_length: int = 256
 
     def tensors(self, dtype: torch.dtype, gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v [1, h, s, d]."""
@@ -55,6 +59,13 @@ class Case:
         made = [torch.randn(shape, generator=generator).to(self.device, dtype) for _ in range(3)]
         q, k, v = (tensor.requires_grad_(gradient) for tensor in made)
         return q, k, v
+
+    def documents(self) -> Documents:
+        """Of about ``document_length`` tokens, in one sequence."""
+        draw, ends = random.Random(0), [0]
+        while ends[-1] < self.length:
+            ends.append(min(self.length, ends[-1] + draw.randint(1, 2 * self.document_length - 1)))
+        return Documents((tuple(end - first for first, end in pairwise(ends)),))
 
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -95,12 +106,13 @@ def published(case: Case) -> Attend:
     return attend
 
 
-def backend(name: str, mixing: bool) -> Callable[[Case], Attend]:
-    """One of megadape's own, with DAPE or with the static bias alone."""
+def backend(name: str, kind: str) -> Callable[[Case], Attend]:
+    """One of megadape's own: with DAPE, with the static bias alone, or with DAPE and documents kept apart."""
 
     def make(case: Case) -> Attend:
         encoding, mixer = modules(case)
-        return lambda q, k, v: dape_attention(q, k, v, bias=encoding, mixer=mixer if mixing else None, backend=name)
+        mixing, documents = None if kind == "static" else mixer, case.documents() if kind == "apart" else None
+        return lambda q, k, v: dape_attention(q, k, v, bias=encoding, mixer=mixing, documents=documents, backend=name)
 
     return make
 
@@ -118,8 +130,7 @@ CONTESTANTS: dict[str, Callable[[Case], Attend]] = {
     "sdpa": plain,
     "dense": dense,
     "published": published,
-    **{f"dape {name}": backend(name, True) for name in BACKENDS},
-    **{f"static {name}": backend(name, False) for name in BACKENDS},
+    **{f"{kind} {name}": backend(name, kind) for kind in ("dape", "static", "apart") for name in BACKENDS},
 }
 
 
@@ -134,7 +145,12 @@ def refusal(name: str, case: Case, gradient: bool, limit: float) -> str | None:
     if not chosen:
         return None
     encoding, mixer = modules(case)
-    request = make_request(*case.tensors(case.dtype, gradient), bias=encoding, mixer=mixer if kind == "dape" else None)
+    request = make_request(
+        *case.tensors(case.dtype, gradient),
+        bias=encoding,
+        mixer=None if kind == "static" else mixer,
+        documents=case.documents() if kind == "apart" else None,
+    )
     try:
         choose(request, chosen)
     except AttentionError as error:
@@ -189,7 +205,7 @@ def measure_memory(case: Case, name: str, gradient: bool, threads: int) -> float
 
 def _report_memory(case: Case, name: str, gradient: bool, threads: int, writer: Connection) -> None:
     torch.set_num_threads(threads)
-    warm = Case(64, case.heads, case.head_dim, case.hidden, case.encoding, case.dtype, case.device)
+    warm = replace(case, length=64)
     with torch.set_grad_enabled(gradient):
         run_once(CONTESTANTS[name](warm), warm.tensors(case.dtype, gradient), gradient)
         tensors, attend = case.tensors(case.dtype, gradient), CONTESTANTS[name](case)
@@ -235,6 +251,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--head-dim", type=int, default=64)
     parser.add_argument("--hidden", type=int, default=32, help="width D of the mixer")
     parser.add_argument("--encoding", default="kerple_log")
+    parser.add_argument("--document-length", type=int, default=256, help="mean, of apart")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1)
@@ -256,7 +273,8 @@ def main() -> None:
     dtype = getattr(torch, options.dtype)
     rows: list[list[object]] = []
     for length in options.lengths:
-        case = Case(length, options.heads, options.head_dim, options.hidden, options.encoding, dtype, options.device)
+        shape = length, options.heads, options.head_dim, options.hidden
+        case = Case(*shape, options.encoding, dtype, options.device, options.document_length)
         for kind in options.passes:
             gradient = kind == PASSES[1]
             wanted = list(dict.fromkeys(["sdpa", *options.contestants]))

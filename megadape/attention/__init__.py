@@ -1,6 +1,7 @@
 """Attention with position biases and DAPE's mixing of heads."""
 
 from megadape.attention.dispatch import BACKENDS, choose, dape_attention
+from megadape.attention.documents import Documents
 from megadape.attention.mixer import VARIANTS, DapeMixer, DapeSettings, NoMixer
 from megadape.attention.mixer_v2 import DapeV2Mixer, DapeV2Settings
 from megadape.attention.mixers import MixerSettings
@@ -15,6 +16,7 @@ __all__ = [
     "DapeSettings",
     "DapeV2Mixer",
     "DapeV2Settings",
+    "Documents",
     "Logits",
     "MixerSettings",
     "NoMixer",

@@ -1,7 +1,8 @@
 """One call for all attention: the request is checked, and given to a backend that can do it.
 
 To add a backend: write its file, and enter it in ``BACKENDS`` before those that it should be preferred to. Torch's own
-attention comes first where nothing is added to scores and nothing is mixed.
+attention comes first where nothing is added to scores and nothing is mixed. The reference masks what lies outside of a
+document; every other backend gets documents that are to be kept apart one by one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from functools import cache
 
 from torch import Tensor
 
+from megadape.attention.apart import Apart
+from megadape.attention.documents import Documents
 from megadape.attention.mixer import DapeMixer
 from megadape.attention.native import Native
 from megadape.attention.reference import Reference
@@ -22,7 +25,10 @@ from megadape.errors import AttentionError
 
 AUTO = "auto"
 
-_BY_PREFERENCE: tuple[Backend, ...] = (Native(), Tiled(), Rows(inner=(Sdpa(), Reference())), Sdpa(), Reference())
+_BY_PREFERENCE: tuple[Backend, ...] = (
+    *(Apart(backend) for backend in (Native(), Tiled(), Rows(inner=(Sdpa(), Reference())), Sdpa())),
+    Reference(),
+)
 
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _BY_PREFERENCE}
 """Name -> backend; ``auto`` takes the first that can do what is asked, but ``PLAIN`` for plain attention."""
@@ -45,6 +51,7 @@ def dape_attention(
     dropout: float = 0.0,
     query_positions: Tensor | None = None,
     key_positions: Tensor | None = None,
+    documents: Documents | Tensor | None = None,
 ) -> Tensor:
     """Attention with a position bias and, on request, DAPE's mixing of heads (arXiv 2405.14722, eq. 3).
 
@@ -60,6 +67,9 @@ def dape_attention(
         dropout: probability of dropping an attention weight; the caller gives 0 in evaluation.
         query_positions: [q] integers; default those of the last q keys.
         key_positions: [k] integers, increasing; default 0 .. k-1.
+        documents: of the keys, to be kept apart, as ``Documents`` or as a number for each key, [b, k] integers that do
+            not fall; the queries are the last keys. Each document is attended to as if it came alone: no other is seen,
+            no mixer reaches into another, positions count from its own start and cannot be given. Default: one.
 
     Returns:
         [b, h, q, d'], of the dtype of v. Queries that may see no key give zeros.
@@ -78,6 +88,7 @@ def dape_attention(
         dropout=dropout,
         query_positions=query_positions,
         key_positions=key_positions,
+        documents=documents,
     )
     return choose(request, backend)(request)
 
@@ -86,7 +97,7 @@ def choose(request: Request, name: str = AUTO) -> Backend:
     """The backend for a request; ``AttentionError`` if the named one is unknown or cannot do it."""
     if name != AUTO and name not in BACKENDS:
         raise AttentionError(f"unknown attention backend {name!r}; known: {', '.join((AUTO, *BACKENDS))}")
-    capable = [backend for backend in BACKENDS.values() if backend.refuses(request) is None]
+    capable = (backend for backend in BACKENDS.values() if backend.refuses(request) is None)
     if name != AUTO:
         chosen = BACKENDS[name]
         reason = chosen.refuses(request)
@@ -96,7 +107,7 @@ def choose(request: Request, name: str = AUTO) -> Backend:
     elif request.plain:
         chosen = BACKENDS[PLAIN]
     else:
-        chosen = capable[0]  # the reference refuses nothing
+        chosen = next(capable)  # the reference refuses nothing
     _log_choice(chosen.name, name, str(request.device.type), request.mixer is not None)
     return chosen
 

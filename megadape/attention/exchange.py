@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from megadape.attention.dispatch import AUTO, dape_attention
+from megadape.attention.documents import Documents
 from megadape.attention.gathering import all_heads, own_heads
 from megadape.attention.mixer import DapeMixer
 from megadape.attention.reference import Reference
@@ -45,14 +46,17 @@ class Attention:
     encoding: PositionEncoding
     mixer: DapeMixer | None
     positions: Tensor
-    """[s], of the whole sequence."""
+    """[s], of the whole sequence; with documents [b, s], and not read here."""
     backend: str = AUTO
     dropout: float = 0.0
+    documents: Documents | None = None
+    """Of the whole sequence, to be kept apart."""
 
     def run(
         self, q: Tensor, k: Tensor, v: Tensor, rows: slice, term: Term | None, mixer: DapeMixer | None, backend: str
     ) -> Tensor:
         """Attend with some rows of the sequence to all keys up to the last of them."""
+        alone = self.documents is None
         return dape_attention(
             q,
             k[:, :, : rows.stop],
@@ -61,8 +65,9 @@ class Attention:
             mixer=mixer,
             backend=backend,
             dropout=self.dropout,
-            query_positions=self.positions[rows],
-            key_positions=self.positions[: rows.stop],
+            query_positions=self.positions[rows] if alone else None,
+            key_positions=self.positions[: rows.stop] if alone else None,
+            documents=self.documents.first(rows.stop) if self.documents is not None else None,
         )
 
 
@@ -140,7 +145,7 @@ class RowContext:
 
     def __call__(self, call: Attention) -> Tensor:
         """As in ``Exchange``."""
-        deal = RowDeal(len(call.positions), self.context.size)
+        deal = RowDeal(call.positions.shape[-1], self.context.size)
         k, v = gather_rows(torch.stack((call.k, call.v)), deal, self.context, axis=3)
         return attend_rows(call, call.q, k, v, deal, self.context.rank, score_term(call.encoding), call.mixer)
 

@@ -118,7 +118,13 @@ class DapeMixer(DeclaredModule):
         literal.partners = group
         return literal
 
-    def forward(self, scores: Tensor, bias: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        scores: Tensor,
+        bias: Tensor | None = None,
+        visible: Tensor | None = None,
+        outside: Tensor | None = None,
+    ) -> Tensor:
         """The equation, before any mask.
 
         Args:
@@ -126,6 +132,8 @@ class DapeMixer(DeclaredModule):
             bias: [h, q, k] or [b, h, q, k]; None exactly when the mixer was built ``with_bias=False``.
             visible: [q, k] booleans, the keys that each query may see; None where it is all of them. Only mixers that
                 read neighbouring keys need it.
+            outside: [b, 1, q, k] booleans, keys that do not exist for a query, being of another document; None where
+                all do. Only mixers that read neighbouring keys need it.
 
         Returns:
             Logits [b, h, q, k], in the widest dtype of scores, bias and parameters.
@@ -133,12 +141,18 @@ class DapeMixer(DeclaredModule):
         Raises:
             AttentionError: shapes do not fit, or the bias is missing or unexpected.
         """
-        correction = self.correction(scores, bias, visible)
+        correction = self.correction(scores, bias, visible, outside)
         if bias is None or not VARIANTS[self.variant].adds_bias:
             return scores + correction
         return scores + bias + correction
 
-    def correction(self, scores: Tensor, bias: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
+    def correction(
+        self,
+        scores: Tensor,
+        bias: Tensor | None = None,
+        visible: Tensor | None = None,
+        outside: Tensor | None = None,
+    ) -> Tensor:
         """f alone, of what the variant reads: arguments and result as in ``forward``."""
         self._check(scores, bias)
         dtype = torch.promote_types(scores.dtype, self.w1.dtype)

@@ -32,7 +32,8 @@ class DapeV2Mixer(DapeMixer):
     Both convolutions are padded with k // 2 zeros on each side. Where only some keys are visible, the keys are taken to
     go on, unseen, after the last one: the first convolution has values there, which the second reads. So a query's
     logits do not depend on whether tokens follow, and decoding with a cache equals the whole. The published code ends
-    with the last key instead, which changes the last k // 2 queries of a sequence.
+    with the last key instead, which changes the last k // 2 queries of a sequence. Before a document's first key there
+    is padding, as before the first of all.
 
     Args:
         num_heads: h, all heads of the model.
@@ -56,7 +57,13 @@ class DapeV2Mixer(DapeMixer):
     def _declare_weights(self, heads: Heads, blocks: int, taps: tuple[int, ...] = ()) -> None:
         super()._declare_weights(heads, blocks, (*taps, self.kernel))
 
-    def correction(self, scores: Tensor, bias: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
+    def correction(
+        self,
+        scores: Tensor,
+        bias: Tensor | None = None,
+        visible: Tensor | None = None,
+        outside: Tensor | None = None,
+    ) -> Tensor:
         """What is added to S + B: arguments and result as in ``forward``."""
         self._check(scores, bias)
         dtype = torch.promote_types(scores.dtype, self.w1.dtype)
@@ -69,12 +76,16 @@ class DapeV2Mixer(DapeMixer):
         unseen = 0
         if visible is not None:
             x, unseen = x.masked_fill(~visible, 0.0), side
+        if outside is not None:
+            x = x.masked_fill(outside, 0.0)
         w1, w2 = (weight.to(dtype)[:, :, None] for weight in (self.w1, self.w2))
         alone = self.partners.size == 1
         hidden = functional.conv2d(functional.pad(x, (side, side + unseen)), w1, self.b1.to(dtype) if alone else None)
         if not alone:
             hidden = self._sum_hidden(hidden, self.b1.to(dtype)[:, None, None])
         hidden = functional.leaky_relu(hidden, NEGATIVE_SLOPE)
+        if outside is not None:  # as the padding beyond the ends of a sequence
+            hidden = hidden.masked_fill(functional.pad(outside, (0, unseen), value=False), 0.0)
         return functional.conv2d(functional.pad(hidden, (side, side - unseen)), w2, self.b2.to(dtype))
 
 

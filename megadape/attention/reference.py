@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -37,7 +38,9 @@ class Reference:
     def __call__(self, request: Request) -> Tensor:
         """As in ``Backend``. The mask comes after the mixer; a query that may see no key gives zeros."""
         logits = make_logits(request).logits
-        visible = request.visible()
+        visible, same = request.visible(), same_document(request)
+        if same is not None:
+            visible = same if visible is None else same & visible
         if visible is None:
             weights = logits.softmax(-1)
         else:
@@ -51,16 +54,43 @@ def make_logits(request: Request) -> Logits:
     scores = ((request.q * request.scale) @ request.k.transpose(-1, -2)).to(request.score_dtype)
     bias = make_bias(request, scores)
     if request.mixer is not None:
-        return Logits(scores, bias, request.mixer(scores, bias, request.visible()))
+        return Logits(scores, bias, request.mixer(scores, bias, request.visible(), outside(request)))
     return Logits(scores, bias, scores if bias is None else scores + bias)
 
 
+def same_document(request: Request) -> Tensor | None:
+    """Whether query and key are of one document: [b, 1, q, k] booleans; None where all are."""
+    if request.documents is None:
+        return None
+    ids = request.documents.ids(request.device)
+    return (ids[:, -request.q.shape[2] :, None] == ids[:, None])[:, None]
+
+
+def outside(request: Request) -> Tensor | None:
+    """Keys that do not exist for a query, being of another document: [b, 1, q, k] booleans; None where all do.
+
+    Where attention is causal, later documents are to a query what its own later tokens are: there, but not visible.
+    """
+    same, visible = same_document(request), request.visible()
+    if same is None:
+        return None
+    return ~same if visible is None else ~same & visible
+
+
 def make_bias(request: Request, scores: Tensor) -> Tensor | None:
-    """The position bias of a call, whichever form it was given in, in the dtype of the scores."""
+    """The position bias of a call, whichever form it was given in, in the dtype of the scores.
+
+    Positions count from the start of each document. Only contextual encodings, which count along the keys and read
+    nothing but offsets, are given those in the sequence.
+    """
     positions = request.query_positions, request.key_positions
     match request.bias:
         case None:
             return None
+        case ScoreBias() if request.documents is not None:
+            own = request.documents.lay(lambda length: torch.arange(length, device=request.device))
+            queries = own[:, -request.q.shape[2] :]
+            return torch.stack([request.bias.bias(*each) for each in zip(queries, own, strict=True)]).to(scores)
         case ScoreBias():
             return request.bias.bias(*positions).to(scores)
         case ContextualBias():

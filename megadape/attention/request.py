@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import sqrt
 from typing import Protocol
@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from megadape.attention.cuts import Cut, plan_cuts, take
+from megadape.attention.documents import Documents
 from megadape.attention.mixer import DapeMixer
 from megadape.errors import AttentionError
 from megadape.positions import ContextualBias, ScoreBias
@@ -43,6 +45,10 @@ class Request:
 
     key_positions: Tensor
     """[k] integers."""
+
+    documents: Documents | None = None
+    """Of the keys, to be kept apart; the queries are the last keys then, and positions count along the whole
+    sequence. None where each sequence is one document."""
 
     @property
     def device(self) -> torch.device:
@@ -95,6 +101,34 @@ class Request:
         """Which keys each query may see: [q, k] booleans; None where it is all of them."""
         return self.query_positions[:, None] >= self.key_positions[None, :] if self.causal else None
 
+    @cached_property
+    def cuts(self) -> tuple[Cut, ...]:
+        """Which documents share a call when each is to be attended to by itself."""
+        assert self.documents is not None
+        dense = isinstance(self.bias, Tensor)
+        fill = self.causal and not dense
+        return plan_cuts(self.documents, self.q.shape[2], fill=fill, mix_places=not dense)
+
+    @cached_property
+    def parts(self) -> tuple[Request, ...]:
+        """The calls of ``cuts``, without documents: positions count from the start of each."""
+        assert self.documents is not None
+        cuts, tails = self.cuts, self.documents.last(self.q.shape[2])
+        queries = take(self.q, tails, cuts, queries=True)
+        keys, values = (take(x, self.documents.lengths, cuts, queries=False) for x in (self.k, self.v))
+        return tuple(self._part(*each) for each in zip(cuts, queries, keys, values, strict=True))
+
+    def _part(self, cut: Cut, q: Tensor, k: Tensor, v: Tensor) -> Request:
+        bias, span = self.bias, cut.spans[0]
+        if isinstance(bias, Tensor):  # all spans of the cut are at one place then
+            rows = slice(span.first_query, span.first_query + span.queries)
+            bias = bias[:, rows, span.first_key : span.first_key + span.keys]
+        at_keys = torch.arange(cut.keys, device=self.device)
+        at_queries = at_keys[cut.keys - cut.queries :]
+        return replace(
+            self, q=q, k=k, v=v, bias=bias, query_positions=at_queries, key_positions=at_keys, documents=None
+        )
+
 
 class Backend(Protocol):
     """A way to compute attention."""
@@ -122,9 +156,12 @@ def make_request(
     dropout: float = 0.0,
     query_positions: Tensor | None = None,
     key_positions: Tensor | None = None,
+    documents: Documents | Tensor | None = None,
 ) -> Request:
     """Check a call and fill in its defaults; arguments and errors as in ``dape_attention``."""
     _check_tensors(q, k, v)
+    if documents is not None:
+        documents = _read_documents(documents, q, k, given=query_positions is not None or key_positions is not None)
     if not 0 <= dropout < 1:
         raise AttentionError(f"dropout must be at least 0 and below 1, but is {dropout}")
     _check_mixer(q, mixer, bias)
@@ -139,7 +176,7 @@ def make_request(
         at_queries = torch.arange(q.shape[2], device=q.device)  # nothing reads them
     at_queries = _read_positions("query_positions", at_queries, q)
     scale = 1 / sqrt(q.shape[3]) if scale is None else scale
-    return Request(q, k, v, bias, mixer, causal, scale, dropout, at_queries, at_keys)
+    return Request(q, k, v, bias, mixer, causal, scale, dropout, at_queries, at_keys, documents)
 
 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -181,6 +218,21 @@ def _check_bias(q: Tensor, k: Tensor, bias: Bias | None, causal: bool) -> None:
         raise AttentionError(
             f"the position encoding is built with causal={geometry.causal}, but attention is asked for causal={causal}"
         )
+
+
+def _read_documents(documents: Documents | Tensor, q: Tensor, k: Tensor, *, given: bool) -> Documents | None:
+    """The documents of a call; None where there is nothing to keep apart. ``given``: whether positions are."""
+    if isinstance(documents, Tensor):
+        documents = Documents.from_ids(documents)
+    if given:
+        raise AttentionError("positions count from the start of each document: give documents or positions, not both")
+    batch, queries, keys = len(q), q.shape[2], k.shape[2]
+    if queries > keys:
+        raise AttentionError(f"queries of documents are the last keys, but there are {queries} queries and {keys} keys")
+    if not documents.fits(batch, keys):
+        found = f"{len(documents.lengths)} sequences of {sorted({sum(row) for row in documents.lengths})} tokens"
+        raise AttentionError(f"documents must be those of {batch} sequences of {keys} keys, but are of {found}")
+    return None if documents.single or not queries else documents
 
 
 def _rising(positions: Tensor) -> bool:

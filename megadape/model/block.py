@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import sqrt
 
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch.nn import functional
 
 from megadape.attention import DapeMixer
 from megadape.attention.exchange import Attention, choose_exchange
+from megadape.model.layout import Layout, rotate
 from megadape.model.settings import ModelSettings
 from megadape.parallel.layers import ColumnParallelLinear, LayerNorm, RowParallelLinear, enter
 from megadape.parallel.random import own_stream
@@ -20,20 +20,6 @@ from megadape.positions import PositionEncoding, RotaryEncoding
 
 Normalise = Callable[..., Tensor]
 """Layer norm as a function: (x, shape, weight, bias, eps)."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How the activations of a forward pass lie over the ranks, and what every layer needs to know of positions."""
-
-    positions: Tensor
-    """[s], of the whole sequence."""
-
-    own: Tensor
-    """[n], of the rows at which this rank's attention projects queries and keys: all, but with context parallelism."""
-
-    split: bool
-    """Whether activations are split along the sequence over tensor-parallel ranks."""
 
 
 def small_init(hidden: int) -> float:
@@ -81,8 +67,7 @@ class SelfAttention(DeclaredModule):
         qkv = qkv.view(batch, rows, 3, self.own_heads, self.settings.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if isinstance(encoding, RotaryEncoding):
-            length = len(layout.positions)
-            q, k = encoding.rotate(q, layout.own, length), encoding.rotate(k, layout.own, length)
+            q, k = rotate(encoding, q, layout), rotate(encoding, k, layout)
         return q, k, v
 
     def forward(self, x: Tensor, layout: Layout, shared: PositionEncoding | None) -> Tensor:
@@ -107,6 +92,7 @@ class SelfAttention(DeclaredModule):
             layout.positions,
             backend=self.settings.attention_backend,
             dropout=self.settings.attention_dropout if self.training else 0.0,
+            documents=layout.documents,
         )
         return self.output(self.exchange(call).transpose(1, 2).flatten(2), layout.split)
 

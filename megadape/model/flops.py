@@ -27,7 +27,8 @@ class TokenFlops:
 def count_token_flops(model: GPT, length: int) -> TokenFlops:
     """Operations a token when training at the given length; of a whole model (the meta device will do).
 
-    Backward counts twice forward; recomputation is not counted. A query sees (length + 1) / 2 keys on average.
+    Backward counts twice forward; recomputation is not counted. A query sees (length + 1) / 2 keys on average;
+    fewer where documents are kept apart, which is not counted.
     """
     shape, keys = model.settings, (length + 1) / 2
     assert shape.vocab_size is not None

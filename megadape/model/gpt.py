@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from megadape.attention import Documents
 from megadape.attention.exchange import score_term
 from megadape.errors import ConfigurationError
-from megadape.model.block import Block, Layout, Normalise, drop, small_init
+from megadape.model.block import Block, Normalise, drop, small_init
+from megadape.model.layout import Layout, make_layout
 from megadape.model.part import Part, PositionStreams
 from megadape.model.settings import Architecture
 from megadape.parallel.cross_entropy import cross_entropy
@@ -29,6 +31,9 @@ class GPT(DeclaredModule):
     """A decoder-only language model with any position encoding.
 
     Parameters have the names of the whole model on every rank, and the rank's part of its values.
+
+    With ``model.documents: separate``, ``loss`` keeps the documents of its sequences apart. What reads a given text as
+    a whole (``forward``, ``last_losses``, and with them evaluation) takes it for one document in any case.
 
     Args:
         architecture: what to build; ``model.vocab_size`` must be given.
@@ -86,27 +91,40 @@ class GPT(DeclaredModule):
         logits = functional.linear(enter(hidden, self.sharding, self._is_split(hidden, tokens)), self.output_weight())
         return self.sharding.tp.all_gather(logits, -1)
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """Token ids [b, s] -> final hidden states [b, s, hidden], normalised: this rank's rows of them."""
-        layout = self.lay_out(tokens.shape[1], tokens.device)
+    def hidden(self, tokens: Tensor, documents: Documents | None = None) -> Tensor:
+        """Token ids [b, s] -> final hidden states [b, s, hidden], normalised: this rank's rows of them.
+
+        Documents that are given are kept apart: each gives what it would give alone.
+        """
+        layout = self.lay_out(tokens.shape[1], tokens.device, documents=documents)
         x = self.run(self.embed(tokens, layout), layout, self.part.layers)
         return self.finish(x, layout)
 
-    def lay_out(self, length: int, device: torch.device, run: int = 0) -> Layout:
+    def find_documents(self, tokens: Tensor) -> Documents | None:
+        """The documents of ids [b, s], where the settings keep them apart; None where they join them.
+
+        The token that ends a document belongs to it, and predicts the first one of the next.
+        """
+        if self.settings.documents == "joined":
+            return None
+        if self.settings.end_of_document is None:
+            raise ConfigurationError(
+                "model.documents is separate, but the token that ends a document is not known: give "
+                "model.end_of_document, or a dataset to take it from"
+            )
+        return Documents.ending_with(self.settings.end_of_document, tokens)
+
+    def lay_out(self, length: int, device: torch.device, run: int = 0, documents: Documents | None = None) -> Layout:
         """Positions of a forward pass, one draw for all layers, and how its activations lie.
 
         Args:
             length: of the whole sequence.
             device: of the activations.
             run: first layer of those that will be run, whose stream is drawn from.
+            documents: of the whole sequences, to be kept apart.
         """
-        generator = self.position_streams.of(run)
-        positions = self.encoding(self.part.layers[0]).positions(length, device, generator)
-        context = self.sharding.context
-        own = positions
-        if context.size > 1:
-            own = RowDeal(length, context.size).take(positions, context.rank, 0)
-        return Layout(positions, own, self.sharding.splits_sequence(length))
+        encoding, generator = self.encoding(self.part.layers[0]), self.position_streams.of(run)
+        return make_layout(encoding, length, device, self.sharding, generator=generator, documents=documents)
 
     def embed(self, tokens: Tensor, layout: Layout) -> Tensor:
         """Token ids [b, s] -> activations [b, s, hidden], with the encoding added where it adds to embeddings."""
@@ -116,7 +134,8 @@ class GPT(DeclaredModule):
             tokens = RowDeal(tokens.shape[1], context.size).take(tokens, context.rank, 1)
         x = self.embedding(tokens, layout.split)
         if isinstance(self.shared_positions, EmbeddingEncoding):
-            x = x + own_rows(self.shared_positions.embed(layout.own), self.sharding, layout.split)
+            added = self.shared_positions.embed(layout.own.flatten()).unflatten(0, layout.own.shape)
+            x = x + own_rows(added, self.sharding, layout.split)
         return drop(x, self.settings.dropout, self.sharding, self.training, layout.split)
 
     def run(self, x: Tensor, layout: Layout, layers: tuple[int, ...]) -> Tensor:
@@ -166,8 +185,12 @@ class GPT(DeclaredModule):
         return torch.cat(losses).view(targets.shape)
 
     def loss(self, tokens: Tensor) -> Tensor:
-        """Mean cross entropy of predicting each next token: ids [b, s + 1] -> scalar, nats a token."""
-        return self.token_losses(self.hidden(tokens[:, :-1]), tokens[:, 1:]).mean()
+        """Mean cross entropy of predicting each next token: ids [b, s + 1] -> scalar, nats a token.
+
+        Every prediction counts, also that of a document's first token by the end of the one before.
+        """
+        inputs = tokens[:, :-1]
+        return self.token_losses(self.hidden(inputs, self.find_documents(inputs)), tokens[:, 1:]).mean()
 
     def last_losses(self, tokens: Tensor, count: int) -> Tensor:
         """Cross entropy of the last predictions, on every rank: ids [b, s + 1] -> [b, count]. No gradients."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from megadape.attention import MixerSettings
@@ -42,12 +44,35 @@ class ModelSettings(Settings):
     attention_backend: str = "auto"
     """Attention core by name, or auto: the first that can do what is asked."""
 
+    documents: Literal["joined", "separate"] = "joined"
+    """Documents that share a training sequence: joined, the later read the earlier; separate, each is read as if it
+    came alone: attention and mixing end at its start, and its positions count from there. The loss counts all tokens
+    in both. Evaluation reads each text whole."""
+
+    end_of_document: int | None = Field(default=None, ge=0)
+    """With documents: separate, the token that ends a document; default: the dataset's."""
+
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> ModelSettings:
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"hidden_size % num_heads must be 0, but {self.hidden_size} % {self.num_heads} = "
                 f"{self.hidden_size % self.num_heads}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ends_are_looked_for(self) -> ModelSettings:
+        if self.end_of_document is None:
+            return self
+        if self.documents == "joined":
+            raise ValueError(
+                f"end_of_document ({self.end_of_document}) is read where documents are kept apart, but "
+                "model.documents is joined: set it to separate, or leave end_of_document out"
+            )
+        if self.vocab_size is not None and self.end_of_document >= self.vocab_size:
+            raise ValueError(
+                f"end_of_document must be below vocab_size, but is {self.end_of_document} of {self.vocab_size}"
             )
         return self
 

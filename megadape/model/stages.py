@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from megadape.attention import Documents
 from megadape.model.gpt import GPT, count_parameters
 from megadape.model.part import Part, deal_evenly
 from megadape.model.settings import Architecture
@@ -76,15 +77,16 @@ class Chunk(nn.Module):
         """The rank's part of the model."""
         return self._model[0]
 
-    def forward(self, x: Tensor, length: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, length: int | None = None, documents: Documents | None = None) -> Tensor:
         """Token ids [b, s] if first, else activations [b, s, hidden] -> activations, normalised if last.
 
         Args:
             x: split activations are [b, s / tp, hidden].
             length: s; default what x says, if activations are split whenever the settings say so.
+            documents: of the sequences, to be kept apart: only the first run sees the tokens.
         """
         model = self.model
-        layout = model.lay_out(length or self._length(x), x.device, self.layers[0])
+        layout = model.lay_out(length or self._length(x), x.device, self.layers[0], documents)
         x = model.embed(x, layout) if self.first else x
         x = model.run(x, layout, self.layers)
         return model.finish(x, layout) if self.last else x

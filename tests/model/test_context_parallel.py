@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
+from megadape.attention import Documents
 from megadape.model import Architecture, build_gpt
+from megadape.parallel.deal import RowDeal
 from megadape.parallel.mesh import Place, make_mesh
 from megadape.parallel.sharding import Sharding
 from megadape.testing import run_distributed
@@ -45,3 +47,20 @@ def largest_error(ranks: int) -> float:
 def test_losses_equal_those_of_one_rank_at_any_length() -> None:
     for ranks in (2, 3):
         assert max(run_distributed(ranks, largest_error, ranks)) < 1e-12
+
+
+@torch.no_grad()
+def largest_error_with_documents(ranks: int) -> float:
+    mesh = make_mesh(Place(torch.distributed.get_rank(), ranks), torch.device("cpu"))
+    documents, worst = Documents(((3, 20, 1, 13), (37,))), 0.0
+    tokens = torch.randint(31, (2, 37), generator=torch.Generator().manual_seed(0))
+    own = RowDeal(37, ranks).rows(mesh.world.rank)
+    for kind, mixer in CASES:
+        wanted = model_of(kind, mixer, Sharding()).hidden(tokens, documents)
+        found = model_of(kind, mixer, Sharding(context=mesh.world)).hidden(tokens, documents)
+        worst = max(worst, ((found - wanted[:, own]).abs().max() / wanted.abs().max()).item())
+    return worst
+
+
+def test_documents_kept_apart_are_those_of_one_rank() -> None:
+    assert max(run_distributed(2, largest_error_with_documents, 2)) < 1e-12

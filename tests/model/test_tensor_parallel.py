@@ -22,6 +22,8 @@ VARIANTS: tuple[dict[str, Any], ...] = (
     *({"kind": "dape", "hidden": 6, "variant": v} for v in ("concat_residual", "concat", "add_residual", "bias_only")),
     {"kind": "dape_v2", "hidden": 5},
 )
+SEPARATE = {"documents": "separate", "end_of_document": 18}
+"""Two documents in the first sequence of ``tokens()``, three in the second."""
 ON_SCORES = ("t5", "alibi", "kerple_log", "kerple_power", "fire", "cope", "transformer_xl")
 
 
@@ -37,11 +39,16 @@ def architecture(kind: str, mixer: dict[str, Any], **model: Any) -> Architecture
 
 
 def cases() -> list[tuple[Architecture, str, bool]]:
-    """Every encoding with and without DAPE, every variant over one bias; both forms, split or not."""
+    """Every encoding with and without DAPE, every variant over one bias; both forms, split or not; and documents that
+    are kept apart."""
     plain = [architecture(kind, {"kind": "none"}) for kind in ENCODINGS]
     mixed = [architecture(kind, VARIANTS[1]) for kind in ENCODINGS]
     variants = [architecture("kerple_log", mixer, tied_embeddings=True) for mixer in VARIANTS[2:]]
+    apart = [architecture(kind, VARIANTS[1], **SEPARATE) for kind in ("fire", "rope", "learned", "cope")]
+    apart.append(architecture("kerple_log", VARIANTS[-1], **SEPARATE))
     found = [(each, "rows", split) for each, split in product(plain, (False, True))]
+    found.append((architecture("t5", VARIANTS[0], **SEPARATE), "rows", True))
+    found.extend((each, form, form == "rows") for each, form in product(apart, ("rows", "heads")))
     return found + [
         (each, form, split) for each, form, split in product(mixed + variants, ("rows", "heads"), (False, True))
     ]
@@ -50,7 +57,7 @@ def cases() -> list[tuple[Architecture, str, bool]]:
 def name_of(case: tuple[Architecture, str, bool]) -> str:
     each, form, split = case
     mixer = getattr(each.mixer, "variant", each.mixer.kind)
-    return f"{each.positions.kind}-{mixer}-{form}-{'split' if split else 'replicated'}"
+    return f"{each.positions.kind}-{mixer}-{form}-{'split' if split else 'replicated'}-{each.model.documents}"
 
 
 def tokens(length: int = LENGTH) -> torch.Tensor:

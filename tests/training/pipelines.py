@@ -43,6 +43,9 @@ class Case:
 
     layers: int = 4
 
+    separate: bool = False
+    """Whether the token 0 ends documents that are kept apart."""
+
     checkpointing: bool = False
     engine: str = "torch"
     parallel: Mapping[str, Any] = field(default_factory=dict)
@@ -57,6 +60,7 @@ class Case:
                     "num_heads": 4,
                     "vocab_size": VOCABULARY,
                     "tied_embeddings": self.tied,
+                    **({"documents": "separate", "end_of_document": 0} if self.separate else {}),
                 },
                 "positions": {"kind": self.positions},
                 "mixer": {"kind": self.mixer},
@@ -144,7 +148,7 @@ def train_here(cases: Sequence[Case]) -> list[tuple[int, Outcome]]:
 
 def alone(case: Case) -> Outcome:
     """One process, plain torch."""
-    return _alone(case.positions, case.mixer, case.tied, case.precision, case.evaluations, case.layers)
+    return _alone(case.positions, case.mixer, case.tied, case.precision, case.evaluations, case.layers, case.separate)
 
 
 @cache
@@ -167,14 +171,20 @@ def check(ranks: int, cases: Sequence[Case]) -> list[list[Outcome]]:
 
 
 def compare(case: Case, tp_rank: int, outcome: Outcome, wanted: Outcome) -> None:
-    assert outcome.losses == pytest.approx(wanted.losses, rel=1e-5), case
-    assert outcome.norms == pytest.approx(wanted.norms, rel=1e-5), case
-    assert outcome.evaluations == pytest.approx(wanted.evaluations, rel=1e-5), case
+    within = tolerance(case)
+    assert outcome.losses == pytest.approx(wanted.losses, rel=within), case
+    assert outcome.norms == pytest.approx(wanted.norms, rel=within), case
+    assert outcome.evaluations == pytest.approx(wanted.evaluations, rel=within), case
     own = slices(case, tp_rank, wanted.parameters)
     assert outcome.parameters.keys() <= own.keys()
     for name, value in outcome.parameters.items():
         error = norm(value - own[name]) / max(norm(own[name]), 1e-3)
-        assert error < 1e-5, f"{case}: {name} differs by {error:.1e}"
+        assert error < within, f"{case}: {name} differs by {error:.1e}"
+
+
+def tolerance(case: Case) -> float:
+    """Relative. DeepSpeed clips by a float32 norm: a weight that differs in its last bit may round to another half."""
+    return 1e-5 if case.precision == "fp32" or case.engine == "torch" else 2e-3
 
 
 def norm(values: NDArray[np.float32]) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from megadape.attention.cuts import FEWEST_QUERIES
 from megadape.attention.mixer import VARIANTS, DapeMixer
 from megadape.attention.native.function import Pieces, Tables, native_attention, refusal
 from megadape.attention.native.library import Library, Missing, load
@@ -15,9 +16,6 @@ from megadape.attention.native.pieces import fire_pieces
 from megadape.attention.request import Request
 from megadape.positions import DistanceBias
 from megadape.positions.fire import Fire
-
-FEWEST_QUERIES = 4
-"""Queries lie along the vector lanes: with fewer, as in decoding, most lanes would idle and torch is faster."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +89,7 @@ def _refuses_call(request: Request) -> str | None:
         return "reads biases of the distance alone, and FIRE"
     if isinstance(request.bias, Fire) and request.mixer and not VARIANTS[request.mixer.variant].reads_scores:
         return "mixes FIRE only where the mixer reads scores"
+    # queries lie along the vector lanes: with fewer, as in decoding, most lanes would idle and torch is faster
     if 0 < request.q.shape[2] < FEWEST_QUERIES:
         return f"takes {FEWEST_QUERIES} queries or more at a time"
     if request.q.shape[2] and request.lead != request.k.shape[2] - request.q.shape[2]:

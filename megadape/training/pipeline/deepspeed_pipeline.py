@@ -33,7 +33,7 @@ from megadape.training.engines.loss_scale import build_loss_scale
 from megadape.training.engines.zero_state import PARTITIONS, Partitions, read_partitions, write_partitions
 from megadape.training.optimizer import OptimizerBuilder, build_optimizer, set_learning_rate
 from megadape.training.pipeline.evaluation import PipelineEvaluator
-from megadape.training.pipeline.stage import build_stages
+from megadape.training.pipeline.stage import build_stages, expect_all
 from megadape.training.pipeline.torch_pipeline import TorchPipelineWorker
 from megadape.training.settings import TrainingSettings
 
@@ -117,8 +117,9 @@ class DeepSpeedPipelineEngine(_ZeroPipeline):
         )
         from megadape.training.pipeline.deepspeed_module import StageModule
 
-        (stage,) = build_stages(model, settings.sequence_length, settings.precision, parallel, mesh)
-        self.evaluator = PipelineEvaluator(model, [stage], parallel, mesh)
+        self.stages = build_stages(model, settings.sequence_length, settings.precision, parallel, mesh)
+        (stage,) = self.stages
+        self.evaluator = PipelineEvaluator(model, self.stages, parallel, mesh)
         # by default DeepSpeed sends slices of activations, which it takes to be the same on tensor-parallel ranks:
         # with sequence parallelism they are not
         sliced = {"pipe_partitioned": False, "grad_partitioned": False, "activation_checkpoint_interval": 0}
@@ -129,6 +130,7 @@ class DeepSpeedPipelineEngine(_ZeroPipeline):
         """One update."""
         assert len(micro_batches) == self.engine.gradient_accumulation_steps()
         set_learning_rate(self.optimizer, learning_rate)
+        expect_all(self.stages, micro_batches)
         # DeepSpeed tells the ranks the loss after the update: here they are told before, all at this moment
         self.gate.ask(lambda norm: admit(float(self.engine._aggregate_total_loss()), norm))
         loss = self.engine.train_batch(iter([(tokens[:, :-1], tokens[:, 1:]) for tokens in micro_batches]))

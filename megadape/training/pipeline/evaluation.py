@@ -12,7 +12,7 @@ from megadape.model import GPT
 from megadape.parallel.mesh import Mesh
 from megadape.parallel.settings import ParallelSettings
 from megadape.training.pipeline.placement import count_stages, places_of
-from megadape.training.pipeline.stage import Stage, activation_dtype, activation_shape
+from megadape.training.pipeline.stage import Stage, activation_dtype, activation_shape, expect_all
 
 
 class PipelineEvaluator:
@@ -35,6 +35,7 @@ class PipelineEvaluator:
     def loss(self, tokens: Tensor) -> Tensor:
         """Mean loss of ids [b, s + 1], in the model's present mode; a collective over the stages, the same on each."""
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
+        expect_all(self.stages.values(), [tokens])
         hidden = self._run(inputs)
         dtype = torch.promote_types(activation_dtype(self.model), torch.float32)
         loss = torch.zeros((), dtype=dtype, device=self.mesh.device)

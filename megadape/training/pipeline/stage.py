@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
+from megadape.attention import Documents
 from megadape.model import GPT
 from megadape.model.stages import Chunk
 from megadape.parallel.mesh import Mesh
@@ -16,7 +20,8 @@ from megadape.training.pipeline.placement import assign_layers, count_stages, pl
 class Stage(nn.Module):
     """One (virtual) stage of a pipeline.
 
-    What travels between stages is the residual stream, which autocast leaves in the parameters' dtype (float32).
+    What travels between stages is the residual stream, which autocast leaves in the parameters' dtype (float32). The
+    documents of a micro-batch do not: every rank has its tokens, and tells its stages beforehand.
 
     Args:
         chunk: its layers.
@@ -29,6 +34,11 @@ class Stage(nn.Module):
         super().__init__()
         self.chunk, self.index, self.length = chunk, index, length
         self.products = PRODUCTS[precision]
+        self._coming: deque[Documents | None] = deque()
+
+    def expect(self, documents: Iterable[Documents | None]) -> None:
+        """What the next forward passes are of, one micro-batch after the other: their order in every schedule."""
+        self._coming = deque(documents)
 
     @property
     def model(self) -> GPT:
@@ -42,8 +52,9 @@ class Stage(nn.Module):
             x: activations are [b, s or s / tp, hidden].
             length: s; default the training length.
         """
+        documents = None if self.model.settings.documents == "joined" else self._coming.popleft()
         with self.autocast(x):
-            out: Tensor = self.chunk(x, length or self.length)
+            out: Tensor = self.chunk(x, length or self.length, documents)
         return out.contiguous()  # what collectives along the sequence give is not, and gloo hangs on it
 
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -64,6 +75,14 @@ def build_stages(model: GPT, length: int, precision: str, parallel: ParallelSett
         Stage(Chunk(model, layers, first=place == 0, last=place == last), place, length, precision)
         for place, layers in zip(places_of(parallel, mesh.pp.rank), runs, strict=True)
     ]
+
+
+def expect_all(stages: Iterable[Stage], micro_batches: Iterable[Tensor]) -> None:
+    """Tell all stages of a rank which micro-batches, ids [b, s + 1] each, come next."""
+    stages = list(stages)
+    documents = [stages[0].model.find_documents(tokens[:, :-1]) for tokens in micro_batches]
+    for stage in stages:
+        stage.expect(documents)
 
 
 def activation_shape(model: GPT, batch: int, length: int) -> tuple[int, int, int]:

@@ -32,7 +32,7 @@ from megadape.parallel.settings import ParallelSettings
 from megadape.training.pipeline.deferred_weights import WeightGradients
 from megadape.training.pipeline.evaluation import PipelineEvaluator
 from megadape.training.pipeline.placement import check_pipeline, count_stages
-from megadape.training.pipeline.stage import Stage, activation_dtype, activation_shape, build_stages
+from megadape.training.pipeline.stage import Stage, activation_dtype, activation_shape, build_stages, expect_all
 from megadape.training.settings import TrainingSettings
 
 Schedule = PipelineScheduleSingle | PipelineScheduleMulti
@@ -95,6 +95,7 @@ class TorchPipelineWorker:
         tokens = torch.cat(list(micro_batches))
         self._factor = scale / len(micro_batches)
         schedule = self._schedule_for(len(micro_batches), tokens)
+        expect_all(self.stages, micro_batches)
         inputs = (tokens[:, :-1].contiguous(),) if self._has(0) else ()
         target = tokens[:, 1:].contiguous() if self._has(self.count - 1) else None
         schedule.step(*inputs, target=target, return_outputs=False)
