@@ -5,6 +5,9 @@ digest of everything that decides which ids a text gets. A text that happens to 
 (``<|endoftext|>``, ``</s>``) is text like any other, unless ``special_tokens_in_text: special`` asks for the control
 token.
 
+Encoding many texts at once is where a corpus spends its time: ``encode_flat`` and ``encode_batch`` may take another way
+than ``encode``, but give the same ids.
+
 Adding a tokenizer: one file beside this one with a settings class and a tokenizer class, one line in the registry.
 """
 
@@ -13,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -23,9 +27,18 @@ from megadape.errors import TokenizerError
 from megadape.settings import Settings
 
 Ids = npt.NDArray[np.int32]
+Lengths = npt.NDArray[np.int64]
 
 SpecialTokens = Literal["text", "special"]
 """What a control token's name in a text becomes: text like any other, or the control token."""
+
+
+FastPath = Literal["auto", "always", "never"]
+"""Whether tiktoken runs a byte-level vocabulary."""
+
+
+class NotFastError(TokenizerError):
+    """Why tiktoken cannot run a vocabulary."""
 
 
 class Tokenizer(ABC):
@@ -52,6 +65,10 @@ class Tokenizer(ABC):
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         """The ids of several texts."""
         return [self.encode(text) for text in texts]
+
+    def encode_flat(self, texts: Sequence[str]) -> tuple[Ids, Lengths]:
+        """The ids of several texts, one after the other, and how many each has: [sum of lengths], [texts]."""
+        return joined(self.encode_batch(texts))
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """The text of the ids; control tokens stand for no text, bytes that are no UTF-8 become U+FFFD."""
@@ -94,6 +111,8 @@ class TokenizerSettingsBase(Settings, ABC):
 
 def require_utf8(text: str) -> None:
     """``TokenizerError`` for a text without UTF-8 form; some libraries would change it, others give no reason."""
+    if text.isascii():  # known without a look at the text
+        return
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -101,6 +120,18 @@ def require_utf8(text: str) -> None:
         raise TokenizerError(
             f"a text cannot be encoded: {where} is half of a surrogate pair and has no UTF-8 form"
         ) from error
+
+
+def joined(ids: Sequence[Ids]) -> tuple[Ids, Lengths]:
+    """The ids of several texts, one after the other, and how many each has."""
+    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+    return np.concatenate([np.empty(0, np.int32), *ids]), lengths
+
+
+def apart(ids: Ids, lengths: Lengths) -> list[Ids]:
+    """The inverse of ``joined``: views."""
+    ends = lengths.cumsum().tolist()
+    return [ids[first:last] for first, last in pairwise([0, *ends])]
 
 
 def cut(text: str, positions: Sequence[int]) -> list[str]:

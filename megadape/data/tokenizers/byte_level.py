@@ -13,9 +13,13 @@ BYTE_OF = _stand_ins()
 """Character -> the byte that it stands for."""
 
 
+_TO_LATIN_1 = dict.fromkeys(range(256), 65535) | {ord(stand_in): byte for stand_in, byte in BYTE_OF.items()}
+"""Character -> the one of Latin-1 with the byte's number, or one that Latin-1 does not have."""
+
+
 def to_bytes(token: str) -> bytes | None:
     """The bytes that a token of a byte-level vocabulary stands for; None when it is not written in stand-ins."""
     try:
-        return bytes(BYTE_OF[character] for character in token)
-    except KeyError:
+        return token.translate(_TO_LATIN_1).encode("latin-1")
+    except UnicodeEncodeError:
         return None

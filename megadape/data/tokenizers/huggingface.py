@@ -1,10 +1,17 @@
-"""Hugging Face ``tokenizer.json`` files, through the ``tokenizers`` library."""
+"""Hugging Face ``tokenizer.json`` files.
+
+The ``tokenizers`` library runs all of them and is the reference. tiktoken runs byte-level BPE several times faster; it
+takes over where the file qualifies, and is checked against the reference as it goes.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
+import multiprocessing
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -12,15 +19,23 @@ import numpy as np
 import numpy.typing as npt
 
 from megadape.data.tokenizers.base import (
+    FastPath,
     Ids,
+    Lengths,
+    NotFastError,
     SpecialTokens,
     Tokenizer,
     TokenizerSettingsBase,
+    apart,
     digest_of,
+    joined,
     read_file,
     require_utf8,
 )
 from megadape.data.tokenizers.byte_level import to_bytes
+from megadape.data.tokenizers.byte_level_file import read_byte_level
+from megadape.data.tokenizers.fast import MARK, FastByteLevel
+from megadape.data.tokenizers.self_check import SelfCheck
 from megadape.errors import TokenizerError
 
 if TYPE_CHECKING:
@@ -28,6 +43,8 @@ if TYPE_CHECKING:
 
 _ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "[SEP]")
 """Names of the end of a document, in the order in which they are looked for."""
+
+logger = logging.getLogger(__name__)
 
 
 class HuggingFaceSettings(TokenizerSettingsBase):
@@ -46,41 +63,73 @@ class HuggingFaceSettings(TokenizerSettingsBase):
     special_tokens_in_text: SpecialTokens = "text"
     """What the name of a special token (``<|endoftext|>``) in a text becomes; the library's own default is special."""
 
+    fast: FastPath = "auto"
+    """Whether tiktoken runs a byte-level vocabulary, with the same ids: auto, if it can; always, or an error; never."""
+
     def build(self) -> HuggingFaceTokenizer:
         """The tokenizer."""
         content = read_file(self.model, "tokenizer file")
-        return HuggingFaceTokenizer(content, self.model, self.eod_token, self.special_tokens_in_text)
+        spec = _parse(content, self.model)
+        origin = ("huggingface", content)
+        return HuggingFaceTokenizer(
+            spec, self.model, origin, self.eod_token, special=self.special_tokens_in_text, fast=self.fast
+        )
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """A ``tokenizer.json`` without its truncation, padding and added begin and end tokens: a document has none."""
+    """A ``tokenizer.json`` without its truncation, padding and added begin and end tokens: a document has none.
 
-    def __init__(self, content: bytes, path: Path, eod_token: str | None, special: SpecialTokens) -> None:
-        spec = _parse(content, path)
-        vocabulary = _load(spec, path).get_vocab(with_added_tokens=True)
+    Args:
+        spec: what the file holds.
+        path: the file that errors name.
+        origin: the kind of tokenizer and the contents of its files, which the digest is made of.
+        eod_token: the token that ends a document.
+        special: what special tokens in texts are.
+        fast: whether tiktoken takes over.
+    """
+
+    def __init__(
+        self,
+        spec: dict[str, Any],
+        path: Path,
+        origin: tuple[str | bytes, ...],
+        eod_token: str | None,
+        *,
+        special: SpecialTokens,
+        fast: FastPath,
+    ) -> None:
+        library = _load(spec, path)
+        vocabulary = library.get_vocab(with_added_tokens=True)
         eod = _end_of_document(vocabulary, eod_token, path)
-        for token in spec.get("added_tokens", []):
+        if any(token["id"] == eod and not token["special"] for token in spec.get("added_tokens", [])):
             # an end that is not marked as special would be matched in texts even when special tokens are not
-            token["special"] = token["special"] or token["id"] == eod
-        self._library = _load(spec, path)
+            library = _load({**spec, "added_tokens": _with_special(spec["added_tokens"], eod)}, path)
+        self._library = library
         self._library.no_truncation()
         self._library.no_padding()
         self._library.encode_special_tokens = special == "text"
         self._vocabulary = vocabulary
-        self._added = {token["id"]: token for token in spec.get("added_tokens", [])}
+        self._added = library.get_added_tokens_decoder()
         self._decoders = _types(spec.get("decoder"))
-        digest = digest_of("huggingface", content, str(eod), special)
-        super().__init__(f"huggingface ({path.name})", max(vocabulary.values()) + 1, eod, digest)
+        name = f"{origin[0]!s} ({path.name})"
+        super().__init__(name, max(vocabulary.values()) + 1, eod, digest_of(*origin, str(eod), special))
+        self._fast = None if fast == "never" else self._fast_path(spec, path, special, required=fast == "always")
+        strings = [token.content for token in self._added.values()]
+        self._self_check = SelfCheck(name, self._encode, self._reference, strings)
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
-        """The ids of several texts, by the library's own threads."""
+        """The ids of several texts."""
+        return self._reference_batch(texts) if self._fast is None else apart(*self.encode_flat(texts))
+
+    def encode_flat(self, texts: Sequence[str]) -> tuple[Ids, Lengths]:
+        """The ids of several texts, one after the other, and how many each has."""
+        if self._fast is None or any(MARK in text for text in texts):
+            return joined(self._reference_batch(texts))
         for text in texts:
             require_utf8(text)
-        try:
-            encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
-        except Exception as error:  # the library raises bare exceptions
-            raise TokenizerError(f"{self.name} cannot encode one of {len(texts)} texts: {error}") from error
-        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+        ids, lengths = self._fast.encode(texts)
+        self._self_check.check(texts, ids, lengths)
+        return ids, lengths
 
     def token_bytes(self) -> npt.NDArray[np.int64]:
         """Bytes of each token: exact for byte-level and byte-fallback vocabularies; the token's own text elsewhere."""
@@ -88,7 +137,7 @@ class HuggingFaceTokenizer(Tokenizer):
         for token, i in self._vocabulary.items():
             added = self._added.get(i)
             if added is not None:
-                sizes[i] = 0 if added["special"] else len(added["content"].encode())
+                sizes[i] = 0 if added.special else len(added.content.encode())
             elif i != self.eod:
                 sizes[i] = self._size(token)
         return sizes
@@ -104,13 +153,48 @@ class HuggingFaceTokenizer(Tokenizer):
         return len(token.replace("▁", " ").encode())
 
     def _encode(self, text: str) -> Ids:
+        if self._fast is None or MARK in text:
+            return self._reference(text)
+        return self._fast.encode([text])[0]
+
+    def _reference(self, text: str) -> Ids:
         try:
             return np.array(self._library.encode(text, add_special_tokens=False).ids, np.int32)
         except Exception as error:  # the library raises bare exceptions
             raise TokenizerError(f"{self.name} cannot encode the text that begins {text[:40]!r}: {error}") from error
 
+    def _reference_batch(self, texts: Sequence[str]) -> list[Ids]:
+        """By the library's own threads."""
+        for text in texts:
+            require_utf8(text)
+        try:
+            encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
+        except Exception as error:  # the library raises bare exceptions
+            raise TokenizerError(f"{self.name} cannot encode one of {len(texts)} texts: {error}") from error
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
     def _decode(self, ids: list[int]) -> str:
         return self._library.decode([i for i in ids if i != self.eod], skip_special_tokens=True)
+
+    def _fast_path(
+        self, spec: dict[str, Any], path: Path, special: SpecialTokens, *, required: bool
+    ) -> FastByteLevel | None:
+        try:
+            made = FastByteLevel(read_byte_level(spec), self._library, special_is_text=special == "text")
+        except NotFastError as reason:
+            if required:
+                raise TokenizerError(f"{path} cannot be run by tiktoken (fast: always): {reason}") from reason
+            _announce(logging.WARNING, f"{path}: the tokenizers library runs it, not tiktoken: {reason}")
+            return None
+        _announce(logging.INFO, f"{path}: tiktoken runs it")
+        return made
+
+
+@cache
+def _announce(level: int, message: str) -> None:
+    """Once, and not again in every worker."""
+    if multiprocessing.parent_process() is None:
+        logger.log(level, message)
 
 
 def _parse(content: bytes, path: Path) -> dict[str, Any]:
@@ -135,6 +219,10 @@ def _load(spec: dict[str, Any], path: Path) -> Library:
     if library.get_vocab_size() == 0:
         raise TokenizerError(f"{path} has an empty vocabulary")
     return library
+
+
+def _with_special(tokens: list[dict[str, Any]], eod: int) -> list[dict[str, Any]]:
+    return [{**token, "special": token["special"] or token["id"] == eod} for token in tokens]
 
 
 def _end_of_document(vocabulary: dict[str, int], token: str | None, path: Path) -> int:
