@@ -1,59 +1,26 @@
-"""The data of a run: an indexed dataset, divided and turned into samples."""
+"""The samples of one dataset: an indexed dataset, divided and turned into samples."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, field_validator
 
 from megadape.data.index_cache import IndexCache
 from megadape.data.indexed import IndexedDataset
-from megadape.data.samples import MAX_SEED, Integers, Recipe, TokenSamples, build_sample_index
-from megadape.data.splits import SplitBy, SplitSequences, parse_split, split_sequences
+from megadape.data.samples import Integers, TokenSamples, build_sample_index
+from megadape.data.settings import DataSettings
+from megadape.data.splits import SplitSequences, split_sequences
 from megadape.errors import DataError
-from megadape.settings import Settings
 
-
-class DataSettings(Settings):
-    """Where the tokens come from and how they are divided and shuffled."""
-
-    prefix: Path
-    """Path of the indexed dataset without .bin and .idx."""
-
-    split: str = "969,30,1"
-    """Shares of training, validation and test."""
-
-    split_by: SplitBy = "range"
-    """range: sequences in their order, as Megatron does; hash: whole documents by a seeded hash."""
-
-    split_seed: int = Field(default=0, ge=0)
-    """Seed of the hash split; not the run's seed, so that runs with other seeds are tested on the same documents."""
-
-    recipe: Recipe = "megatron"
-    """Which project's order of samples to follow."""
-
-    cache_dir: Path | None = None
-    """Folder of the sample indexes; PREFIX.cache beside the dataset when not given."""
-
-    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
-    """Seed of the order of samples; the run's seed when not given."""
-
-    @field_validator("split")
-    @classmethod
-    def _well_formed(cls, split: str) -> str:
-        try:
-            parse_split(split)
-        except DataError as error:
-            raise ValueError(str(error)) from error
-        return split
+__all__ = ["DataSettings", "DividedDataset", "Splits", "build_splits", "token_stream"]
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The samples of a run; a split of which no samples are wanted is None."""
+    """The samples of a dataset; a split of which no samples are wanted is None."""
 
     dataset: IndexedDataset
     sequences: SplitSequences
@@ -62,24 +29,89 @@ class Splits:
     test: TokenSamples | None
 
 
-def build_splits(settings: DataSettings, sequence_length: int, samples: tuple[int, int, int], seed: int) -> Splits:
-    """Open the dataset, divide it and index as many samples of each split as are wanted.
+class DividedDataset:
+    """An indexed dataset, and which of its sequences train, validate and test.
 
     Args:
-        settings: the ``data`` section.
+        settings: of this dataset alone.
+        key: where the settings of a run describe it; messages say so.
+    """
+
+    def __init__(self, settings: DataSettings, key: str = "data") -> None:
+        assert settings.prefix is not None
+        self.settings, self.key, self.prefix = settings, key, settings.prefix
+        self.dataset = IndexedDataset(self.prefix)
+        self.sequences = split_sequences(self.dataset, settings.split, settings.split_by, settings.split_seed)
+        self.cache = IndexCache(self.prefix, settings.cache_dir)
+
+    @cached_property
+    def tokens(self) -> dict[str, int]:
+        """Tokens of each split."""
+        sizes = self.dataset.sizes
+        return {split: int(sizes[ids].sum(dtype=np.int64)) for split, ids in self.sequences._asdict().items()}
+
+    def epochs(self, split: str, length: int, samples: int) -> float:
+        """How often so many samples read a split."""
+        return samples * length / max(1, self.tokens[split])
+
+    def require_tokens(self, split: str, length: int) -> None:
+        """A clear error when a split holds less than one sample."""
+        tokens, sequences = self.tokens[split], getattr(self.sequences, split)
+        if tokens < length + 1:
+            raise DataError(
+                f"the {split} split of {self.prefix} ({self.key}.split {self.settings.split}, by "
+                f"{self.settings.split_by}) has {tokens} tokens in {len(sequences)} of {len(self.dataset)} sequences, "
+                f"fewer than one sample of {length} + 1 tokens: give it a larger share, more text or a shorter "
+                "sequence length"
+            )
+
+    def require_epochs(self, length: int, samples: int) -> None:
+        """A clear error when training would read its split more often than it may."""
+        most = self.settings.max_epochs
+        # the last token of the last sample is a target alone
+        if most is not None and samples * length + 1 > most * self.tokens["train"]:
+            raise DataError(
+                f"{samples:,} samples of {length} tokens read the training split of {self.prefix} ({self.key}) "
+                f"{self.epochs('train', length, samples):.2f} times, but max_epochs is {most:g}: lower its weight or "
+                "training.steps, give it more text, or raise max_epochs"
+            )
+
+    def samples(self, split: str, length: int, count: int, seed: int) -> TokenSamples | None:
+        """The first ``count`` samples of a split; None where none are wanted.
+
+        Args:
+            split: train, valid or test.
+            length: L, tokens that a sample trains on.
+            count: how many.
+            seed: the run's seed, used where the settings give none.
+        """
+        if not count:
+            return None
+        self.require_tokens(split, length)
+        sequences, recipe = getattr(self.sequences, split), self.settings.recipe
+        seed = seed if self.settings.seed is None else self.settings.seed
+        path = self.cache.path(sequences, length=length, samples=count, seed=seed, recipe=recipe)
+        index = self.cache.get(
+            path, lambda: build_sample_index(sequences, self.dataset.sizes, length, count, seed, recipe)
+        )
+        return TokenSamples(self.dataset, sequences, length, count, seed, recipe, index=index)
+
+
+def build_splits(settings: DataSettings, sequence_length: int, samples: tuple[int, int, int], seed: int) -> Splits:
+    """Open a dataset, divide it and index as many samples of each split as are wanted.
+
+    Args:
+        settings: the ``data`` section, for one dataset.
         sequence_length: L, tokens that a sample trains on.
         samples: how many samples of training, validation and test; 0 builds none.
         seed: the run's seed, used where the settings give none.
     """
-    dataset = IndexedDataset(settings.prefix)
-    sequences = split_sequences(dataset, settings.split, settings.split_by, settings.split_seed)
-    cache = IndexCache(settings.prefix, settings.cache_dir)
-    seed = seed if settings.seed is None else settings.seed
-    parts = []
-    for name, ids, count in zip(SplitSequences._fields, sequences, samples, strict=True):
-        _require_tokens(name, ids, dataset, sequence_length if count else 0, settings)
-        parts.append(_samples(dataset, ids, sequence_length, count, seed, settings.recipe, cache) if count else None)
-    return Splits(dataset, sequences, *parts)
+    divided = DividedDataset(settings)
+    parts = [
+        divided.samples(split, sequence_length, count, seed)
+        for split, count in zip(SplitSequences._fields, samples, strict=True)
+    ]
+    return Splits(divided.dataset, divided.sequences, *parts)
 
 
 def token_stream(dataset: IndexedDataset, sequences: Integers, limit: int | None = None) -> npt.NDArray[np.int64]:
@@ -93,24 +125,3 @@ def token_stream(dataset: IndexedDataset, sequences: Integers, limit: int | None
         parts.append(tokens)
         left = None if left is None else left - len(tokens)
     return np.concatenate(parts)
-
-
-def _samples(
-    dataset: IndexedDataset, sequences: Integers, length: int, count: int, seed: int, recipe: Recipe, cache: IndexCache
-) -> TokenSamples:
-    path = cache.path(sequences, length=length, samples=count, seed=seed, recipe=recipe)
-    index = cache.get(path, lambda: build_sample_index(sequences, dataset.sizes, length, count, seed, recipe))
-    return TokenSamples(dataset, sequences, length, count, seed, recipe, index=index)
-
-
-def _require_tokens(
-    name: str, sequences: Integers, dataset: IndexedDataset, length: int, settings: DataSettings
-) -> None:
-    """A clear error when a split that is wanted holds less than one sample."""
-    tokens = int(dataset.sizes[sequences].sum(dtype=np.int64))
-    if length and tokens < length + 1:
-        raise DataError(
-            f"the {name} split of {settings.prefix} (data.split {settings.split}, by {settings.split_by}) has {tokens} "
-            f"tokens in {len(sequences)} of {len(dataset)} sequences, fewer than one sample of {length} + 1 tokens: "
-            "give it a larger share, more text or a shorter sequence length"
-        )

@@ -7,12 +7,30 @@ whatever the number of ranks and the size of the micro-batch: another layout tak
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
-from megadape.data.samples import TokenSamples
+from megadape.data.blend import Samples
 from megadape.errors import ConfigurationError
+from megadape.settings import Settings
+
+
+class LoaderSettings(Settings):
+    """How a rank reads ahead of its training; which samples a step takes does not depend on it."""
+
+    workers: int = Field(default=0, ge=0)
+    """Processes that read. 0: a thread of the training process, the fastest where files are in memory or come fast;
+    while it waits for slow storage, training waits with it, and processes are better."""
+
+    prefetch: int = Field(default=2, ge=1)
+    """Steps that are read ahead, by each worker."""
+
+    pin_memory: bool | Literal["auto"] = "auto"
+    """Whether batches wait in page-locked memory, which a GPU copies from while it computes; auto: where there is a
+    GPU."""
 
 
 def batch_indices(
@@ -40,11 +58,23 @@ def batch_indices(
     return step.reshape(-1, ranks, micro_batch)[:, rank]
 
 
+def step_indices(
+    samples: int, consumed_samples: int, global_batch: int, micro_batch: int, rank: int = 0, ranks: int = 1
+) -> Iterator[npt.NDArray[np.int64]]:
+    """``batch_indices`` of one step after the other, as long as there are samples enough for a whole one."""
+    for consumed in range(consumed_samples, samples - global_batch + 1, global_batch):
+        yield batch_indices(consumed, global_batch, micro_batch, rank, ranks)
+
+
+def read_batch(samples: Samples, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """[.., L + 1]: the samples of an array of numbers [..]."""
+    rows = [samples[k] for k in numbers.ravel()]
+    return np.stack(rows).reshape(*numbers.shape, -1)
+
+
 def micro_batches(
-    samples: TokenSamples, consumed_samples: int, global_batch: int, micro_batch: int, rank: int = 0, ranks: int = 1
+    samples: Samples, consumed_samples: int, global_batch: int, micro_batch: int, rank: int = 0, ranks: int = 1
 ) -> Iterator[npt.NDArray[np.int64]]:
     """This rank's micro-batches [micro_batch, L + 1] from a position on; ends before a step that cannot be filled."""
-    while consumed_samples + global_batch <= len(samples):
-        for numbers in batch_indices(consumed_samples, global_batch, micro_batch, rank, ranks):
-            yield np.stack([samples[k] for k in numbers])
-        consumed_samples += global_batch
+    for numbers in step_indices(len(samples), consumed_samples, global_batch, micro_batch, rank, ranks):
+        yield from read_batch(samples, numbers)

@@ -32,9 +32,15 @@ class EvaluationText:
 def open_text(data: DataSettings, settings: EvaluationSettings, split: str) -> EvaluationText:
     """The beginning of a split, as much of it as the evaluation can use.
 
+    Args:
+        data: of one dataset.
+        settings: how much is wanted.
+        split: train, valid or test.
+
     Raises:
         EvaluationError: no such split, or an empty one.
     """
+    assert data.prefix is not None
     if split not in SPLITS:
         raise EvaluationError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
     dataset = IndexedDataset(data.prefix)

@@ -31,7 +31,7 @@ def load_planned(files: Sequence[Path], overrides: Sequence[str]) -> tuple[Plann
     """Settings, and the architecture with its vocabulary known; ``ConfigurationError`` with all mistakes."""
     run = load(files, overrides, root=PlannedRun)
     if run.data.prefix != PLANNED:
-        return run, with_vocabulary(run.architecture, run.data.prefix)
+        return run, with_vocabulary(run.architecture, [part.prefix for part in run.data.parts])
     if run.model.vocab_size is None:
         raise ConfigurationError(
             "model.vocab_size is not known: give it, or data.prefix, a dataset whose vocabulary it is to be"

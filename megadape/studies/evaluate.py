@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +14,7 @@ from rich.table import Table
 from megadape.config import load
 from megadape.config.run import RunSettings
 from megadape.console import Bars, make_table
-from megadape.data import DataSettings
+from megadape.data import BlendPart
 from megadape.errors import EvaluationError
 from megadape.evaluation.extrapolation import Extrapolation, write_results
 from megadape.evaluation.figures import draw_extrapolation, draw_heads, write_heads_csv
@@ -22,6 +24,8 @@ from megadape.evaluation.run import evaluate_run, open_text
 from megadape.evaluation.settings import EvaluationSettings
 from megadape.parallel.failure import ending_together
 from megadape.parallel.mesh import Place, open_mesh
+
+logger = logging.getLogger(__name__)
 
 PATIENCE = timedelta(hours=1)
 """How long ranks that share a sequence wait for one another: a layer at 65536 tokens takes its time on a CPU."""
@@ -34,6 +38,7 @@ class EvaluationRequest:
     run_dir: Path
     split: str
     data: Path | None = None
+    """Prefix of another dataset, or name of one of the run's blend."""
     lengths: str | None = None
     mode: str | None = None
     sequences: int | None = None
@@ -55,31 +60,44 @@ class HeadsRequest:
 def evaluate_and_write(request: EvaluationRequest, bars: Bars) -> tuple[Table, list[Path]]:
     """Evaluate a run, write JSON, CSV and figure into its folder; return the table and what was written.
 
-    Started on several ranks, they share the rows of every sequence; the first one writes.
+    A run that was trained on a blend is evaluated on each of its datasets, in a file of its own. Started on several
+    ranks, they share the rows of every sequence; the first one writes.
     """
     run = load_run(request.run_dir)
     settings = request_settings(run.evaluation, request)
-    text = open_text(request_data(run, request.data), settings, request.split)
+    parts = request_parts(run, request.data)
+    texts = [open_text(part.settings, settings, request.split) for part in parts]
     place = Place.from_environment()
+    found: dict[str, Extrapolation] = {}
     with ending_together(place.rank, place.world), open_mesh(place, timeout=PATIENCE) as mesh:
-        restored, results = evaluate_run(
-            request.run_dir, text, settings, lambda done, total: bars.update("evaluating", done, total, "tokens"), mesh
-        )
+        for part, text in zip(parts, texts, strict=True):
+            doing = f"evaluating {part.name}" if len(parts) > 1 else "evaluating"
+
+            def progress(done: int, total: int, doing: str = doing) -> None:
+                bars.update(doing, done, total, "tokens")
+
+            restored, found[part.name] = evaluate_run(request.run_dir, text, settings, progress, mesh)
     if not mesh.is_first:
         return Table(), []
-    name = f"{results.mode}-step-{restored.step}"
-    folder = request.run_dir / "evaluation"
-    write_results(results, folder, name)
-    figure = folder / f"{name}.png"
-    draw_extrapolation({request.run_dir.name: results.perplexity()}, results.training_length, figure)
-    return results_table(results, str(restored.path)), [folder / f"{name}.json", folder / f"{name}.csv", figure]
+    written = []
+    for name, results in found.items():
+        own = f"-{name}" if len(parts) > 1 else ""
+        path = request.run_dir / "evaluation" / f"{results.mode}-step-{restored.step}{own}"
+        write_results(results, path.parent, path.name)
+        figure = path.with_name(f"{path.name}.png")
+        draw_extrapolation({f"{request.run_dir.name}{own}": results.perplexity()}, results.training_length, figure)
+        written += [path.with_name(f"{path.name}{ending}") for ending in (".json", ".csv", ".png")]
+    return results_table(found, str(restored.path)), written
 
 
 def draw_run_heads(request: HeadsRequest) -> list[Path]:
     """Draw the heads of one layer of a run at one query; return what was written."""
     run = load_run(request.run_dir)
     settings = EvaluationSettings(lengths=(request.length,), sequences=1)
-    text = open_text(request_data(run, request.data), settings, request.split)
+    first, *others = request_parts(run, request.data)
+    if others:
+        logger.info("%s was trained on a blend: its heads read %s, --data names another", request.run_dir, first.name)
+    text = open_text(first.settings, settings, request.split)
     if len(text.stream) < request.length:
         raise EvaluationError(
             f"the {request.split} split has {len(text.stream)} tokens, fewer than --length {request.length}"
@@ -103,9 +121,14 @@ def load_run(run_dir: Path) -> RunSettings:
     return load([file])
 
 
-def request_data(run: RunSettings, prefix: Path | None) -> DataSettings:
-    """The run's data, or another dataset divided in the same way."""
-    return run.data if prefix is None else run.data.model_copy(update={"prefix": prefix})
+def request_parts(run: RunSettings, data: Path | None) -> tuple[BlendPart, ...]:
+    """The run's datasets, the one of them that is named, or another dataset divided in the same way."""
+    if data is None:
+        return run.data.parts
+    named = [part for part in run.data.parts if part.name == str(data)]
+    if run.data.blend is not None and named:
+        return tuple(named)
+    return run.data.model_copy(update={"prefix": data, "blend": None}).parts
 
 
 def request_settings(base: EvaluationSettings, request: EvaluationRequest) -> EvaluationSettings:
@@ -135,10 +158,11 @@ def parse_lengths(text: str) -> tuple[int, ...]:
     return tuple(lengths)
 
 
-def results_table(results: Extrapolation, title: str) -> Table:
-    """What the command prints."""
+def results_table(found: Mapping[str, Extrapolation], title: str) -> Table:
+    """What the command prints: results by name of the dataset, which is shown where there are several."""
     rows = [
-        [
+        ([name] if len(found) > 1 else [])
+        + [
             f"{row.length}" + (" (trained)" if row.length == results.training_length else ""),
             f"{row.perplexity:.3f}",
             f"{row.bits_per_byte:.4f}",
@@ -146,7 +170,9 @@ def results_table(results: Extrapolation, title: str) -> Table:
             f"{row.sequences}",
             f"{row.seconds:.1f}",
         ]
+        for name, results in found.items()
         for row in results.results
     ]
     columns = ["length", "perplexity", "bits per byte", "tokens scored", "sequences", "seconds"]
-    return make_table(f"{title}, mode {results.mode}", columns, rows)
+    mode = next(iter(found.values())).mode
+    return make_table(f"{title}, mode {mode}", (["data"] if len(found) > 1 else []) + columns, rows)

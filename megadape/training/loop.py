@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megadape.data import Splits, TokenSamples, batch_indices, build_splits
+from megadape.data import Samples, open_training_samples
+from megadape.data.loader import step_indices
 from megadape.errors import ConfigurationError, TrainingError
 from megadape.kernels import choose_kernels
 from megadape.machine import peak_resident_bytes
@@ -25,9 +27,11 @@ from megadape.model.stages import shared_between_stages
 from megadape.parallel.drift import check_drift
 from megadape.parallel.mesh import Mesh
 from megadape.parallel.sharding import Sharding
+from megadape.training.data import open_data
 from megadape.training.engines.base import StepResult, build_engine
 from megadape.training.engines.memory import measure_bytes
-from megadape.training.identity import with_vocabulary
+from megadape.training.identity import with_end_of_document, with_vocabulary
+from megadape.training.loading import blank_batches, reading_ahead
 from megadape.training.metrics import Tracker, open_trackers
 from megadape.training.optimizer import build_optimizer
 from megadape.training.pipeline.placement import part_of
@@ -55,8 +59,9 @@ class Trainer:
     def __init__(self, run: Run, mesh: Mesh, reporter: Reporter) -> None:
         self.run, self.mesh, self.reporter = run, mesh, reporter
         check_batch(run.training, mesh.data_ranks)
-        self.data = self._open_data()
-        self.architecture = with_vocabulary(run.architecture, run.data.prefix, mesh.tp.size)
+        self.data = open_data(run, mesh)
+        prefixes = [part.prefix for part in run.data.parts]
+        self.architecture = with_end_of_document(with_vocabulary(run.architecture, prefixes, mesh.tp.size), prefixes)
         with torch.device("meta"):
             whole = GPT(self.architecture)
         self.parameters = count_parameters(whole)
@@ -99,7 +104,8 @@ class Trainer:
         if reason is None and first < last:
             trackers = self._open_trackers()
             try:
-                reason = self._make_steps(first, last, trackers)
+                with self._reading_ahead() as self.batches:
+                    reason = self._make_steps(first, last, trackers)
                 self._save(trackers)
                 self._finish_saving()
             finally:
@@ -128,14 +134,26 @@ class Trainer:
                 self._save(trackers)
         return None
 
-    def _open_data(self) -> Splits:
-        run = self.run
-        wanted = (
-            run.training.steps * run.training.global_batch_size,
-            run.validation.sequences if run.validation.every else 0,
-            0,
+    @contextmanager
+    def _reading_ahead(self) -> Iterator[Iterator[Tensor]]:
+        """This rank's batches from the present position on, one step after the other."""
+        run, mesh, training = self.run, self.mesh, self.run.training
+        samples = self.data.train
+        steps = step_indices(
+            len(samples),
+            self.progress.consumed_samples,
+            training.global_batch_size,
+            training.micro_batch_size,
+            mesh.data_rank,
+            mesh.data_ranks,
         )
-        return build_splits(run.data, run.training.sequence_length, wanted, seed=run.seed)
+        part, documents = self.model.part, self.architecture.model.documents
+        if not (part.embedding or part.head or documents == "separate"):
+            yield blank_batches(steps, training.sequence_length)
+            return
+        reopen = partial(open_training_samples, run.data, training.sequence_length, len(samples), run.seed)
+        with reading_ahead(run.data.loader, samples, reopen, steps, mesh.device) as batches:
+            yield batches
 
     def _introduce(self, first: int) -> None:
         run = self.run
@@ -146,6 +164,8 @@ class Trainer:
             f"{run.training.global_batch_size} x {run.training.sequence_length} tokens on {describe(self.mesh)} "
             f"({self.mesh.device.type}, engine {run.training.engine})"
         )
+        for sentence in self.data.describe():
+            self.reporter.message(sentence)
         if first >= run.training.steps:
             self.reporter.message(f"{run.run_dir} is done: all {run.training.steps} steps are in its newest checkpoint")
         elif first:
@@ -186,7 +206,7 @@ class Trainer:
         if self._is_due(self.run.parallel.drift_every):
             self._check_drift()
         if self._is_due(self.run.validation.every):
-            row["validation_loss"] = self._validate()
+            row |= self._validate()
         return row
 
     def _admit(self, loss: float, grad_norm: float) -> bool:
@@ -196,17 +216,9 @@ class Trainer:
 
     def _micro_batches(self) -> list[Tensor]:
         """This rank's sequences of the next update, [b, s + 1] each."""
-        training, mesh = self.run.training, self.mesh
-        rows = batch_indices(
-            self.progress.consumed_samples,
-            training.global_batch_size,
-            training.micro_batch_size,
-            mesh.data_rank,
-            mesh.data_ranks,
-        )
-        return [self._to_tensor(self.data.train, row) for row in rows]
+        return list(next(self.batches).to(self.mesh.device, non_blocking=True))
 
-    def _to_tensor(self, samples: TokenSamples | None, indices: Iterable[int]) -> Tensor:
+    def _to_tensor(self, samples: Samples | None, indices: Iterable[int]) -> Tensor:
         assert samples is not None
         return torch.from_numpy(np.stack([samples[index] for index in indices])).to(self.mesh.device)
 
@@ -235,16 +247,29 @@ class Trainer:
         }
 
     @torch.no_grad()
-    def _validate(self) -> float:
-        """Mean loss over the validation sequences, shared among the ranks; leaves the random state as it was."""
+    def _validate(self) -> dict[str, float]:
+        """Mean loss over the validation sequences, for a blend also of each dataset; leaves the random state as it was.
+
+        A blend's is the mean of its datasets' by their weights: what a mix like the training samples would give.
+        """
         self.watchdog.enter("validate", self.progress.step)
         self.model.eval()
-        mine = range(self.mesh.data_rank, self.run.validation.sequences, self.mesh.data_ranks)
-        total = torch.zeros((), dtype=torch.float64, device=self.mesh.device)
-        for start in range(0, len(mine), self.run.training.micro_batch_size):
-            part = mine[start : start + self.run.training.micro_batch_size]
-            total += self.engine.evaluate(self._to_tensor(self.data.valid, part)).double() * len(part)
-        return float(self.mesh.mean_over_data(total)) * self.mesh.data_ranks / self.run.validation.sequences
+        parts = self.data.parts
+        losses = [self._validate_on(part.valid) for part in parts]
+        mean = sum(part.part.weight * loss for part, loss in zip(parts, losses, strict=True))
+        each = {f"validation_loss/{part.part.name}": loss for part, loss in zip(parts, losses, strict=True)}
+        return {"validation_loss": mean} | (each if len(parts) > 1 else {})
+
+    def _validate_on(self, samples: Samples | None) -> float:
+        """Mean loss of one dataset, shared among the ranks."""
+        sequences, micro_batch, mesh = self.run.validation.sequences, self.run.training.micro_batch_size, self.mesh
+        mine = range(mesh.data_rank, sequences, mesh.data_ranks)
+        total = torch.zeros((), dtype=torch.float64, device=mesh.device)
+        # a rank whose share is smaller goes along to the end: with ZeRO 3 a forward pass is a collective of all
+        for start in range(0, -(-sequences // mesh.data_ranks), micro_batch):
+            part = mine[start : start + micro_batch]
+            total += self.engine.evaluate(self._to_tensor(samples, part or range(1))).double() * len(part)
+        return float(mesh.mean_over_data(total)) * mesh.data_ranks / sequences
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.progress.step % every == 0

@@ -12,14 +12,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from megadape.checkpoint import Checkpoint, CheckpointWriter, Saved
-from megadape.data.indexed_format import idx_path
 from megadape.errors import CheckpointError
 from megadape.machine import versions
 from megadape.model import GPT, Architecture
 from megadape.parallel.mesh import Mesh
 from megadape.parameters import parameter_table
 from megadape.training.engines.base import Engine, EngineState
-from megadape.training.identity import check_identity, file_digest, flatten
+from megadape.training.identity import check_identity, data_identity, flatten
 from megadape.training.protocols import Run
 from megadape.training.random import random_state, restore_random_state
 
@@ -63,6 +62,7 @@ class Saver:
         self.table = parameter_table(model)
         self.streams = model.position_streams
         self.writer = CheckpointWriter(run.run_dir / "checkpoints", mesh, run.checkpoint)
+        self.data_identity = data_identity(run.data)
 
     @property
     def failed(self) -> bool:
@@ -146,10 +146,5 @@ class Saver:
             **self.architecture.model_dump(mode="json", exclude={"model": {"attention_backend"}}),
             "seed": self.run.seed,
             "global_batch_size": self.run.training.global_batch_size,
-            "data": {
-                "index": file_digest(idx_path(self.run.data.prefix)),
-                "split": f"{self.run.data.split} by {self.run.data.split_by}",
-                "recipe": self.run.data.recipe,
-                "seed": self.run.data.seed,
-            },
+            "data": self.data_identity,
         }

@@ -81,7 +81,7 @@ class ValidationSettings(Settings):
     """Steps between validations; 0: none."""
 
     sequences: int = Field(default=64, ge=1)
-    """Sequences, always the same ones, at the training length."""
+    """Sequences of each dataset, always the same ones, at the training length."""
 
 
 class LoggingSettings(Settings):
