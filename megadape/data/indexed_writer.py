@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from array import array
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from megadape.data.files import PathLike, StagedFiles, reporting
+from megadape.data.files import HashedFile, PathLike, StagedFiles, reporting
 from megadape.data.indexed_format import DOCUMENT, HEADER, MAGIC, OFFSET, SIZE, VERSION, bin_path, code_of, idx_path
 from megadape.errors import DataError, MegadapeError
 
@@ -46,22 +44,23 @@ class IndexedDatasetWriter:
     Args:
         prefix: path of the pair without ``.bin`` and ``.idx``; its folder is made if need be.
         dtype: type of the token ids: u8, i8, i16, i32, i64 or u16; see ``best_dtype``.
+        staged: where to stage the files, when they are to appear together with those of other writers.
     """
 
-    def __init__(self, prefix: PathLike, dtype: npt.DTypeLike) -> None:
+    def __init__(self, prefix: PathLike, dtype: npt.DTypeLike, staged: StagedFiles | None = None) -> None:
         self.prefix = Path(prefix)
-        self._code = code_of(dtype)
+        code_of(dtype)  # the format must have one
         self.dtype = np.dtype(dtype).newbyteorder("<")
         # arrays of machine integers: a list of 31 million Python integers takes gigabytes
         self._sizes = array("i")
         self._documents = array("q", [0])
         self._tokens = 0
         self._written: WrittenPair | None = None
-        self._staged = StagedFiles()
+        self._staged = StagedFiles() if staged is None else staged
         self._bin_path = bin_path(prefix)
         temporary = self._staged.add(self._bin_path)
         with reporting("write", self._bin_path):
-            self._bin = _HashedFile(temporary)
+            self._bin = HashedFile(temporary)
 
     def add_document(self, sequences: Sequence[npt.ArrayLike]) -> None:
         """Add one document of any number of sequences of token ids; an empty list is an empty document."""
@@ -78,14 +77,27 @@ class IndexedDatasetWriter:
             tokens: [sum of lengths], the token ids of all documents, concatenated.
             lengths: [documents], tokens of each document.
         """
+        counts = np.asarray(lengths, np.int64)
+        filled = counts > 0
+        self.add_sequences(tokens, counts[filled], filled)
+
+    def add_sequences(self, tokens: npt.ArrayLike, sizes: npt.ArrayLike, sequences: npt.ArrayLike) -> None:
+        """Add many documents at once, each of any number of sequences.
+
+        Args:
+            tokens: [sum of sizes], the token ids of all sequences, concatenated.
+            sizes: [sequences], tokens of each sequence.
+            sequences: [documents], sequences of each document.
+        """
         with self._open():
-            ids, counts = self._checked(tokens), np.asarray(lengths, np.int64)
-            assert counts.sum() == len(ids), "lengths must add up to the tokens given"
+            ids, counts = self._checked(tokens), np.asarray(sizes, np.int64)
+            bounds = len(self._sizes) + np.cumsum(np.asarray(sequences, np.int64))
+            assert counts.sum() == len(ids), "sizes must add up to the tokens given"
+            assert len(counts) == (bounds[-1] - len(self._sizes) if bounds.size else 0), "each sequence has a document"
             if counts.size and counts.max() > _MAX_SEQUENCE:
-                raise DataError(f"a document of {counts.max()} tokens: a sequence holds at most {_MAX_SEQUENCE}")
-            filled = counts > 0
-            self._documents.frombytes((len(self._sizes) + np.cumsum(filled)).astype(np.int64).tobytes())
-            self._sizes.frombytes(counts[filled].astype(np.int32).tobytes())
+                raise DataError(f"a sequence of {counts.max()} tokens: the format holds at most {_MAX_SEQUENCE}")
+            self._documents.frombytes(bounds.tobytes())
+            self._sizes.frombytes(counts.astype(np.int32).tobytes())
             self._tokens += len(ids)
             self._write(ids)
 
@@ -152,7 +164,7 @@ class IndexedDatasetWriter:
             raise
 
     def _checked(self, sequence: npt.ArrayLike) -> npt.NDArray[np.integer]:
-        """A sequence in the file's dtype; ids that do not fit are an error and never wrap around."""
+        """Ids that fit the file's dtype; those that do not are an error and never wrap around."""
         ids = np.asarray(sequence)
         if ids.ndim != 1:
             raise DataError(
@@ -167,7 +179,7 @@ class IndexedDatasetWriter:
             if low < bounds.min or high > bounds.max:
                 wrong = low if low < bounds.min else high
                 raise DataError(f"{self.prefix}: token id {wrong} does not fit {self.dtype.name}: choose a wider dtype")
-        return ids.astype(self.dtype, copy=False)
+        return ids
 
     def _append(self, tokens: npt.NDArray[np.integer]) -> None:
         if len(tokens) > _MAX_SEQUENCE:
@@ -180,7 +192,9 @@ class IndexedDatasetWriter:
 
     def _write(self, tokens: npt.NDArray[np.integer]) -> None:
         with reporting("write", self._bin_path):
-            self._bin.write(tokens)
+            # a piece at a time: what is converted is never all in memory
+            for start in range(0, len(tokens), _WRITTEN_AT_ONCE):
+                self._bin.write(tokens[start : start + _WRITTEN_AT_ONCE].astype(self.dtype, copy=False))
 
     def _write_index(self) -> tuple[int, str]:
         """Size and digest of the index, written under its temporary name."""
@@ -189,47 +203,46 @@ class IndexedDatasetWriter:
         sizes = np.frombuffer(self._sizes, np.int32) if self._sizes else np.empty(0, np.int32)
         documents = np.frombuffer(self._documents, np.int64)
         with reporting("write", path):
-            file = _HashedFile(temporary)
-            try:
-                file.write(HEADER.pack(MAGIC, VERSION, self._code, len(sizes), len(documents)))
-                for start in range(0, len(sizes), _WRITTEN_AT_ONCE):
-                    file.write(sizes[start : start + _WRITTEN_AT_ONCE].astype(SIZE))
-                end = 0
-                for start in range(0, len(sizes), _WRITTEN_AT_ONCE):
-                    block = sizes[start : start + _WRITTEN_AT_ONCE].astype(OFFSET) * self.dtype.itemsize
-                    ends = end + np.cumsum(block)
-                    file.write((ends - block).astype(OFFSET))
-                    end = int(ends[-1])
-                file.write(documents.astype(DOCUMENT, copy=False))
-                file.sync()
-            finally:
-                file.close()
-        return file.size, file.hash.hexdigest()
+            return write_index(temporary, self.dtype, len(sizes), len(documents), lambda: _parts(sizes), [documents])
 
 
-class _HashedFile:
-    """A file being written, with its size and SHA-256 so far."""
+def write_index(
+    path: Path,
+    dtype: npt.DTypeLike,
+    sequences: int,
+    bounds: int,
+    sizes: Callable[[], Iterable[npt.NDArray[np.int32]]],
+    documents: Iterable[npt.NDArray[np.int64]],
+) -> tuple[int, str]:
+    """Write an ``.idx`` file, flushed to the disk; its size and SHA-256.
 
-    def __init__(self, path: Path) -> None:
-        self._file: BinaryIO = path.open("wb", buffering=1 << 20)
-        self.hash = hashlib.sha256()
-        self.size = 0
+    Args:
+        path: of the file.
+        dtype: of the token ids.
+        sequences: N.
+        bounds: D, documents + 1.
+        sizes: gives, each time, the tokens of all sequences, in parts.
+        documents: first sequence of each document and N, in parts.
+    """
+    file, end = HashedFile(path), 0
+    try:
+        file.write(HEADER.pack(MAGIC, VERSION, code_of(dtype), sequences, bounds))
+        for part in sizes():
+            file.write(part.astype(SIZE, copy=False))
+        for part in sizes():
+            size = part.astype(OFFSET) * np.dtype(dtype).itemsize
+            ends = end + np.cumsum(size)
+            file.write((ends - size).astype(OFFSET, copy=False))
+            end = int(ends[-1]) if ends.size else end
+        for bound in documents:
+            file.write(bound.astype(DOCUMENT, copy=False))
+        assert file.size == HEADER.size + 12 * sequences + 8 * bounds, "sizes and documents must be as many as said"
+        file.sync()
+    finally:
+        file.close()
+    return file.size, file.hash.hexdigest()
 
-    @property
-    def closed(self) -> bool:
-        return self._file.closed
 
-    def write(self, data: bytes | npt.NDArray[np.integer]) -> None:
-        view = memoryview(data) if isinstance(data, bytes) else np.ascontiguousarray(data).view(np.uint8).data
-        self._file.write(view)
-        self.hash.update(view)
-        self.size += len(view)
-
-    def sync(self) -> None:
-        """Flush everything to the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        with suppress(OSError):  # after a failed write the buffer is still full, and closing tries to flush it again
-            self._file.close()
+def _parts(sizes: npt.NDArray[np.int32]) -> Iterator[npt.NDArray[np.int32]]:
+    for start in range(0, len(sizes), _WRITTEN_AT_ONCE):
+        yield sizes[start : start + _WRITTEN_AT_ONCE]

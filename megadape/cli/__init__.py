@@ -1,0 +1,47 @@
+"""The ``megadape`` command: no logic, one file a command or group of commands, and imports inside each command, so that
+--help is quick."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from megadape.cli import checkpoint, config, data, demo, evaluate, plan, preprocess, train
+from megadape.cli.base import PlainErrors
+from megadape.machine import is_first_rank
+
+app = typer.Typer(
+    cls=PlainErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (demo.demo, preprocess.preprocess, train.train, plan.plan):
+    app.command()(command)
+for name, group in (("checkpoint", checkpoint), ("config", config), ("data", data), ("evaluate", evaluate)):
+    app.add_typer(group.app, name=name)
+
+
+def main() -> None:
+    """The console script."""
+    # what ends a job politely ends it as Ctrl-C does: temporary files are removed
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # of several ranks the first alone tells what it does; all of them tell what goes wrong
+    level = logging.INFO if is_first_rank() else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    app()
+
+
+@app.callback()
+def launched(
+    local_rank: Annotated[
+        int | None,
+        typer.Option("--local_rank", hidden=True, help="What the DeepSpeed launcher gives; LOCAL_RANK counts."),
+    ] = None,
+) -> None:
+    """GPTs with data-adaptive positional encoding: preprocess, train, evaluate past the training length."""
