@@ -112,11 +112,25 @@ class TrainingReporter:
             self._bars.message(format_step(row, steps))
 
 
+class PreprocessingReporter:
+    """Tells of a preprocessing, and keeps the last of its numbers."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+        self.last: PreprocessingProgress | None = None
+
+    def __call__(self, progress: PreprocessingProgress) -> None:
+        """Take note of the progress."""
+        self.last = progress
+        self._bars.update("preprocessing", progress.fraction, 1.0, preprocessing_note(progress))
+
+
 def preprocessing_note(progress: PreprocessingProgress) -> str:
     """A few words on a preprocessing."""
+    bad = f"  {progress.bad:,} bad" if progress.bad else ""
     return (
         f"{progress.documents:,} documents  {progress.documents_per_second:,.0f} documents/s  "
-        f"{progress.megabytes_per_second:.1f} MB/s"
+        f"{progress.megabytes_per_second:.1f} MB/s{bad}"
     )
 
 

@@ -40,6 +40,16 @@ POINTS = {
     "checkpoint.before_retention": "the checkpoint is there, older ones are not dropped yet (first rank)",
     "checkpoint.during_removal": "an old checkpoint has lost its name and still has its files (first rank)",
     "checkpoint.after_take_over": "this run has taken the checkpoints over, nothing is swept or read yet (first rank)",
+    "preprocess.after_plan": "what is to be preprocessed is written down, nothing is done",
+    "preprocess.before_encode": "before a block of the corpus is read and tokenized (the worker)",
+    "preprocess.after_write": "the ids of a block are written, not flushed",
+    "preprocess.before_flush": "a shard is done, its files are not flushed",
+    "preprocess.before_mark": "the files of a shard are flushed, nothing says so",
+    "preprocess.after_mark": "a shard is done and written down",
+    "preprocess.before_manifest": "data and index are complete, the manifest is missing",
+    "preprocess.after_complete": "all files are complete and have not their names",
+    "preprocess.between_renames": "a file has its name, others have not",
+    "preprocess.after_publish": "all files have their names, the folder in which they grew is there",
 }
 """Every fault point of the library, and where it is."""
 

@@ -7,6 +7,7 @@ left is swept by the next one that writes the same file.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import socket
@@ -14,7 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
+
+import numpy as np
+import numpy.typing as npt
 
 from megadape.errors import DataError
 
@@ -45,6 +49,51 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class HashedFile:
+    """A file being written, with its size and SHA-256 so far.
+
+    Args:
+        path: of the file.
+        keep: bytes of an earlier beginning that are kept; what stands behind them is cut off.
+    """
+
+    def __init__(self, path: Path, *, keep: int = 0) -> None:
+        self._file: BinaryIO = path.open("r+b" if keep else "wb", buffering=1 << 20)
+        self.hash = hashlib.sha256()
+        self.size = 0
+        while self.size < keep and (chunk := self._file.read(min(1 << 20, keep - self.size))):
+            self.hash.update(chunk)
+            self.size += len(chunk)
+        self._file.truncate(self.size)
+        self._file.seek(self.size)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be written any more."""
+        return self._file.closed
+
+    def write(self, data: bytes | npt.NDArray[np.generic]) -> None:
+        """Append bytes, or the bytes of an array."""
+        view = memoryview(data) if isinstance(data, bytes) else np.ascontiguousarray(data).view(np.uint8).data
+        self._file.write(view)
+        self.hash.update(view)
+        self.size += len(view)
+
+    def flush(self) -> None:
+        """Hand everything to the system."""
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Flush everything to the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file; what cannot be written is lost."""
+        with suppress(OSError):  # after a failed write the buffer is still full, and closing tries to flush it again
+            self._file.close()
 
 
 class StagedFiles:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from megadape.data.files import PathLike, reporting, with_ending
 from megadape.data.indexed_format import bin_path, idx_path
-from megadape.data.sources import Source
+from megadape.data.reading.ledger import Source
 from megadape.data.tokenizers.base import Tokenizer, TokenizerSettingsBase
 from megadape.data.tokenizers.registry import tokenizer_settings
 from megadape.errors import DataError, TokenizerError
@@ -36,6 +36,23 @@ class TokenizerManifest(Settings):
     """The other settings."""
 
 
+class OperationInput(Settings):
+    """A dataset that another was made from."""
+
+    name: str
+    """Last part of its prefix."""
+    bin_sha256: str
+    idx_sha256: str
+
+
+class Operation(Settings):
+    """What was done with datasets after preprocessing."""
+
+    name: Literal["merge", "split", "shuffle"]
+    options: dict[str, Any] = Field(default_factory=dict)
+    inputs: tuple[OperationInput, ...]
+
+
 class DatasetManifest(Settings):
     """Everything that is known of a dataset; equal inputs and options give equal manifests."""
 
@@ -51,13 +68,52 @@ class DatasetManifest(Settings):
     dtype: str
     append_eod: bool
     json_key: str
+    where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Conditions: records without one of the values under every key were passed over."""
+    document_separator: str | None = None
+    """Line between the documents of plain text files; None when each is one document."""
+    records: int = Field(default_factory=lambda known: known["documents"])
+    """What was found in the sources: documents + bad + passed_over, of all of them and of each."""
+    bad: int = 0
+    """Records that give no document (see quarantine)."""
+    passed_over: int = 0
+    """Records that the conditions leave out."""
+    on_bad_line: Literal["error", "skip", "quarantine"] = "error"
+    """What became of bad records: none was met, they were counted, or counted and kept."""
+    quarantine: str | None = None
+    """Name of the file beside the dataset that keeps the bad records."""
     sources: tuple[Source, ...]
     undecodable: tuple[str, ...] = ()
-    """Files that were passed over because they are not UTF-8."""
+    """Files of plain text that are bad because they are not UTF-8."""
+    operations: tuple[Operation, ...] = ()
+    """What was done after preprocessing, in order."""
     bin_size: int
     bin_sha256: str
     idx_size: int
     idx_sha256: str
+
+    def summary(self) -> str:
+        """What the dataset holds, in a few words."""
+        return (
+            f"{self.documents:,} documents ({self.empty_documents:,} empty), {self.tokens:,} tokens of {self.dtype}, "
+            f"{self.text_bytes:,} bytes of text"
+        )
+
+    @model_validator(mode="after")
+    def _nothing_is_lost(self) -> Self:
+        """As preprocessing leaves a dataset, every record of every source is accounted for."""
+        if self.operations:
+            return self
+        counted = [source for source in self.sources if source.records]
+        sums: list[DatasetManifest | Source] = [self, *counted]
+        if any(one.records != one.documents + one.bad + one.passed_over for one in sums):
+            raise ValueError("records must be documents + bad + passed_over")
+        for name in ("records", "documents", "bad", "passed_over"):
+            if counted and sum(getattr(source, name) for source in self.sources) != getattr(self, name):
+                raise ValueError(f"{name} must be the sum of the sources' {name}")
+        if not 0 <= self.empty_documents <= self.documents:
+            raise ValueError("empty_documents are some of the documents")
+        return self
 
 
 def manifest_path(prefix: PathLike) -> Path:
@@ -99,18 +155,26 @@ def rebuild_tokenizer(record: TokenizerManifest, folder: Path) -> Tokenizer:
     return tokenizer
 
 
+def read_manifest(prefix: PathLike) -> DatasetManifest:
+    """What ``PREFIX.json`` says, be it true or not; ``DataError`` when it is missing or malformed."""
+    path = manifest_path(prefix)
+    with reporting("read", path):
+        content = path.read_bytes()
+    try:
+        return DatasetManifest.model_validate(json.loads(content))
+    except (ValueError, ValidationError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        where = ".".join(map(str, first["loc"]))
+        reason = f"{where}: {first['msg']}" if where else first["msg"]
+        raise DataError(f"{path} is not the manifest of a dataset ({reason}): preprocess the corpus again") from error
+
+
 def load_manifest(prefix: PathLike, *, verify: bool = False) -> DatasetManifest:
     """The manifest of a dataset; ``DataError`` when it is missing, malformed or belongs to other files.
 
     Sizes of the two files are always compared, their digests when ``verify`` is set.
     """
-    path = manifest_path(prefix)
-    with reporting("read", path):
-        content = path.read_bytes()
-    try:
-        manifest = DatasetManifest.model_validate(json.loads(content))
-    except (ValueError, ValidationError) as error:
-        raise DataError(f"{path} is not the manifest of a dataset: preprocess the corpus again") from error
+    path, manifest = manifest_path(prefix), read_manifest(prefix)
     files = (
         (bin_path(prefix), manifest.bin_size, manifest.bin_sha256),
         (idx_path(prefix), manifest.idx_size, manifest.idx_sha256),

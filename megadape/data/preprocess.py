@@ -1,161 +1,92 @@
 """From text files to an indexed dataset.
 
-One process reads the documents in their stated order and deals them out in batches; workers turn batches into token
-ids; the results are written in order. The bytes are the same for any number of workers. Everything is written under
-temporary names and renamed together at the end: after an error, Ctrl-C or the death of a worker nothing is left behind.
+The inputs are divided into shards and blocks (``reading.plan``) that depend on nothing but the inputs. Workers read
+blocks and make token ids of them; of a file that can only be read from its beginning (compressed, a JSON list) this
+process unpacks the blocks. The results are written in order: the bytes are the same for any number of workers.
+
+Everything grows in a hidden folder beside the prefix and appears whole or not at all. After every shard the files are
+flushed and a mark is written; a run that was killed, at any moment, goes on behind the last mark and makes the same
+bytes. Every record of the inputs is a document, bad, or passed over, and the manifest's numbers prove it.
+
+Memory: in each worker a block of input (``block_bytes``; never more than the longest line beside it), its texts and
+their ids; in this process the results that wait for an earlier one, at most 64 MiB and one result a worker, and about a
+kilobyte for each input file. It does not grow with the number of documents.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from megadape.data.files import PathLike, reporting
+from megadape.data.files import PathLike, reporting, with_ending
 from megadape.data.indexed_format import best_dtype, bin_path, idx_path
-from megadape.data.indexed_writer import IndexedDatasetWriter, WrittenPair
 from megadape.data.manifest import (
     DatasetManifest,
     describe_tokenizer,
     encode_manifest,
     is_manifest,
+    load_manifest,
     manifest_path,
     tokenizer_copies,
 )
-from megadape.data.readers import CorpusReader, Document
-from megadape.data.tokenizers import Tokenizer, TokenizerSettings, TokenizerSettingsBase, tokenizer_settings
-from megadape.data.workers import OrderedWorkers
-from megadape.errors import DataError, TokenizerError
-from megadape.settings import Settings
+from megadape.data.preprocessing.encoding import Encoded, Task, make_encoder
+from megadape.data.preprocessing.finished import find_finished
+from megadape.data.preprocessing.identity import find_difference, identify
+from megadape.data.preprocessing.journal import Journal, Mark
+from megadape.data.preprocessing.pair import DamagedWorkError
+from megadape.data.preprocessing.progress import Progress
+from megadape.data.preprocessing.settings import PreprocessSettings
+from megadape.data.preprocessing.staging import Staging
+from megadape.data.preprocessing.work import Outcome, Work
+from megadape.data.preprocessing.workers import OrderedWorkers
+from megadape.data.reading.contents import ReadOptions
+from megadape.data.reading.plan import Plan, plan_corpus
+from megadape.data.tokenizers import Tokenizer, tokenizer_settings
+from megadape.errors import DataError, MegadapeError
+from megadape.faults import reach
 
-_BATCH_CHARACTERS = 1 << 19
-_BATCH_DOCUMENTS = 2048
+__all__ = ["Interrupted", "PreprocessSettings", "Progress", "preprocess", "preprocess_files", "preprocess_keys"]
 
+Report = Callable[[Progress], None]
 
-class PreprocessSettings(Settings):
-    """What to preprocess, with which tokenizer, into which files."""
-
-    inputs: tuple[str | Path, ...] = Field(min_length=1)
-    """Files, folders and globs."""
-
-    prefix: Path
-    """Path of the dataset without its endings."""
-
-    tokenizer: TokenizerSettings
-    """Which tokenizer."""
-
-    json_key: str = "text"
-    """Key of the text in JSON objects."""
-
-    append_eod: bool = False
-    """Whether every document ends with the end-of-document token."""
-
-    workers: int = Field(default=1, ge=1)
-    """Processes that tokenize; the result is the same for any number."""
-
-    text_suffixes: tuple[str, ...] = ()
-    """Further file endings, such as .py, that are read as plain text."""
-
-    skip_undecodable: bool = False
-    """Pass over plain text files that are not UTF-8 instead of failing."""
+_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a preprocessing is."""
-
-    documents: int = 0
-    empty_documents: int = 0
-    tokens: int = 0
-    text_bytes: int = 0
-    """UTF-8 bytes of the texts tokenized so far."""
-    read_bytes: int = 0
-    """Bytes of the input files read so far, as they are stored."""
-    total_bytes: int = 0
-    """Bytes of all input files."""
-    seconds: float = 0.0
-
-    @property
-    def documents_per_second(self) -> float:
-        """Documents tokenized per second."""
-        return self.documents / self.seconds if self.seconds else 0.0
-
-    @property
-    def megabytes_per_second(self) -> float:
-        """10^6 bytes of text per second (bytes, not characters)."""
-        return self.text_bytes / 1e6 / self.seconds if self.seconds else 0.0
-
-    @property
-    def fraction(self) -> float:
-        """Part of the input that is read, 0 to 1."""
-        return self.read_bytes / self.total_bytes if self.total_bytes else 1.0
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or a signal that is treated like it; says what is kept of the work."""
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """Documents on their way to a worker."""
-
-    texts: list[str]
-    where: str
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """Documents on their way back: ids of all, concatenated, and how many each has."""
-
-    tokens: npt.NDArray[np.integer]
-    lengths: npt.NDArray[np.int64]
-    text_bytes: int
-    empty: int
+def preprocess(settings: PreprocessSettings, progress: Report | None = None) -> DatasetManifest:
+    """Write the dataset of the one JSON key (see ``preprocess_keys``); returns its manifest."""
+    if len(settings.json_keys) > 1:
+        raise DataError("several json_keys make several datasets: use preprocess_keys")
+    return preprocess_keys(settings, progress)[settings.json_keys[0]]
 
 
-def preprocess(settings: PreprocessSettings, progress: Callable[[Progress], None] | None = None) -> DatasetManifest:
-    """Write ``PREFIX.bin``, ``.idx``, ``.json`` and copies of the tokenizer's files; returns the manifest.
+def preprocess_keys(settings: PreprocessSettings, progress: Report | None = None) -> dict[str, DatasetManifest]:
+    """Write ``PREFIX.bin``, ``.idx``, ``.json`` and copies of the tokenizer's files for every JSON key, in one pass.
 
     Args:
         settings: what to do.
-        progress: called after every batch.
+        progress: called after every block.
+
+    Returns:
+        Key -> manifest.
     """
-    outputs = _outputs(settings)
-    reader = CorpusReader(
-        settings.inputs,
-        json_key=settings.json_key,
-        text_suffixes=settings.text_suffixes,
-        skip_undecodable=settings.skip_undecodable,
-        exclude=_own_files(outputs),
+    datasets = settings.datasets()
+    plan = plan_corpus(
+        settings.inputs, settings.cut_options(), settings.text_suffixes, exclude=_own_files(settings, datasets)
     )
-    _protect_inputs(outputs, reader.files, settings.tokenizer)
+    _protect_inputs(settings, datasets, plan)
     tokenizer = settings.tokenizer.build()
-    dtype = best_dtype(tokenizer.vocab_size)
-    make = partial(_encoder, settings.tokenizer, settings.append_eod, dtype.str)
-    with (
-        IndexedDatasetWriter(settings.prefix, dtype) as writer,
-        OrderedWorkers[_Batch, _Encoded](settings.workers, make) as workers,
-    ):
-        state = Progress(total_bytes=reader.total_bytes)
-        start = time.monotonic()
-        for encoded in workers.map(_batches(reader)):
-            writer.add_documents(encoded.tokens, encoded.lengths)
-            state = _advanced(state, encoded, reader.read_bytes, time.monotonic() - start)
-            if progress is not None:
-                progress(state)
-        if not state.text_bytes:
-            raise DataError(
-                f"the corpus is empty: {state.documents} documents in {len(reader.files)} files hold no text"
-            )
-        manifest = _describe(settings, tokenizer, reader, state, writer.seal())
-        for field, path in tokenizer_copies(settings.tokenizer, settings.prefix).items():
-            source = settings.tokenizer.files()[field]
-            with reporting("read", source):
-                writer.stage(path, source.read_bytes())
-        writer.stage(manifest_path(settings.prefix), encode_manifest(manifest))
-    return manifest
+    with ExitStack() as stack:
+        stagings = [stack.enter_context(Staging(prefix)) for prefix in datasets.values()]
+        return _Preprocessing(settings, datasets, plan, tokenizer, stagings).run(progress or _silent)
 
 
 def preprocess_files(
@@ -164,7 +95,8 @@ def preprocess_files(
     *,
     tokenizer: str = "byte",
     tokenizer_options: dict[str, object] | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    json_key: str = "text",
+    progress: Report | None = None,
     **options: object,
 ) -> DatasetManifest:
     """``preprocess`` from plain arguments, as a command line has them; every mistake in them is a ``DataError`` or
@@ -175,117 +107,239 @@ def preprocess_files(
         prefix: path of the dataset without its endings.
         tokenizer: kind of tokenizer.
         tokenizer_options: its settings, such as ``model``; None values are left out.
-        progress: called after every batch.
+        json_key: key of the text in JSON objects.
+        progress: called after every block.
         options: the other fields of ``PreprocessSettings``.
     """
-    built = tokenizer_settings(tokenizer, **(tokenizer_options or {}))
+    options = {"json_keys": (json_key,), **options}
+    return preprocess(preprocess_settings(inputs, prefix, tokenizer, tokenizer_options or {}, **options), progress)
+
+
+def preprocess_settings(
+    inputs: Sequence[PathLike],
+    prefix: PathLike,
+    tokenizer: str,
+    tokenizer_options: dict[str, object],
+    **options: object,
+) -> PreprocessSettings:
+    """Settings from plain arguments, as ``preprocess_files`` takes them."""
+    built = tokenizer_settings(tokenizer, **tokenizer_options)
     try:
-        settings = PreprocessSettings.model_validate(
+        return PreprocessSettings.model_validate(
             {"inputs": tuple(map(str, inputs)), "prefix": Path(prefix), "tokenizer": built, **options}
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise DataError(f"{'.'.join(map(str, first['loc']))} cannot be {first['input']!r}: {first['msg']}") from error
-    return preprocess(settings, progress)
+        where = ".".join(map(str, first["loc"]))
+        reason = first["msg"].removeprefix("Value error, ")
+        said = f"{where} cannot be {first['input']!r}: {reason}" if where else reason
+        raise DataError(said) from error
 
 
-def _outputs(settings: PreprocessSettings) -> list[Path]:
-    prefix = settings.prefix
-    return [
-        bin_path(prefix),
-        idx_path(prefix),
-        manifest_path(prefix),
-        *tokenizer_copies(settings.tokenizer, prefix).values(),
-    ]
+def parse_conditions(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """``KEY=VALUE``, several times, as the setting ``where``: values of the same key are alternatives."""
+    conditions: dict[str, tuple[str, ...]] = {}
+    for one in given:
+        key, equals, value = one.partition("=")
+        if not key or not equals:
+            raise DataError(f"--where {one} is not KEY=VALUE, such as meta.source=arxiv")
+        conditions[key] = (*conditions.get(key, ()), value)
+    return conditions
 
 
-def _own_files(outputs: list[Path]) -> list[Path]:
-    """Files of an earlier dataset of the same prefix, which a folder of texts must not give as a text."""
-    return outputs if is_manifest(outputs[2]) else []
+@dataclass(frozen=True)
+class _Preprocessing:
+    """One preprocessing, with the folders of its datasets locked."""
+
+    settings: PreprocessSettings
+    datasets: Mapping[str, Path]
+    plan: Plan
+    tokenizer: Tokenizer
+    stagings: Sequence[Staging]
+
+    def run(self, report: Report) -> dict[str, DatasetManifest]:
+        """Begin, or go on, or find that there is nothing to do."""
+        journal = Journal(self.stagings[0].folder)
+        mark = self._left_over(journal)
+        if mark is None:
+            if self.settings.resume and (
+                done := find_finished(self.settings, self.plan, self.tokenizer, self.datasets)
+            ):
+                _log.info("%s is complete and newer than its inputs: nothing to do", self.settings.prefix)
+                return done
+        else:
+            _log.info("%s: going on, %s", self.settings.prefix, self._place(mark))
+        if mark is None or not mark.complete:
+            with self._saying_what_is_kept(journal):
+                self._work(journal, mark, report)
+        self._publish()
+        return {key: load_manifest(prefix) for key, prefix in self.datasets.items()}
+
+    def _left_over(self, journal: Journal) -> Mark | None:
+        """Where a killed run stopped, when its work is to be gone on with."""
+        wanted = self.settings.resume
+        if wanted and not self.plan.repeatable:
+            raise DataError("standard input cannot be read a second time: leave --resume out")
+        mark = journal.read()
+        if mark is None:
+            return None
+        place = f"{self.settings.prefix}: an unfinished preprocessing is there, {self._place(mark)}"
+        if wanted is None:
+            raise DataError(
+                f"{place}: give --resume to go on with it, or --no-resume to start again (resume=True or False)"
+            )
+        if not wanted:
+            _log.info("%s: it is discarded", place)
+            return None
+        now = identify(self.settings, self.plan, self.tokenizer)
+        difference = find_difference(journal.identity() or {}, now, met_bad_lines=mark.bad > 0)
+        if difference is not None:
+            raise DataError(
+                f"{place}, but of other work: {difference}; give what was given then, or --no-resume to start again"
+            )
+        return mark
+
+    def _place(self, mark: Mark) -> str:
+        if mark.complete:
+            return "complete but for its last step"
+        return f"{mark.shard} of {len(self.plan.shards)} shards done"
+
+    def _begin(self, journal: Journal) -> None:
+        for staging in self.stagings:
+            staging.discard()
+        if not self.plan.repeatable:
+            _log.info("standard input cannot be read again: this run cannot be resumed when it is killed")
+        journal.begin(identify(self.settings, self.plan, self.tokenizer))
+        reach("preprocess.after_plan")
+
+    def _work(self, journal: Journal, mark: Mark | None, report: Report) -> None:
+        """Everything up to complete files in their folders."""
+        if mark is None:
+            self._begin(journal)
+        settings, dtype = self.settings, best_dtype(self.tokenizer.vocab_size)
+        options = ReadOptions(settings.selection(), settings.max_line_bytes)
+        make = make_encoder(settings.tokenizer, self.tokenizer, options, settings.append_eod, dtype, settings.workers)
+        folders = [(staging.folder, staging.prefix.name) for staging in self.stagings]
+        quarantine = self.stagings[0].path(_quarantine_path(settings.prefix))
+        with (
+            Work(settings, self.plan, dtype, folders, quarantine, journal, mark) as work,
+            OrderedWorkers[Task, Encoded](settings.workers, make) as workers,
+        ):
+            for encoded in workers.map(work.tasks()):
+                work.add(encoded)
+                report(work.progress)
+            if not work.progress.text_bytes:
+                raise DataError(_nothing(work.progress, self.plan))
+            outcome = work.finish()
+            reach("preprocess.before_manifest")
+            self._describe(outcome)
+            journal.append(Mark(shard=len(self.plan.shards), complete=True))
+            reach("preprocess.after_complete")
+            report(work.progress)
+
+    @contextmanager
+    def _saying_what_is_kept(self, journal: Journal) -> Iterator[None]:
+        """After an error or an interruption: keep what is marked, remove what is not, and say so."""
+        try:
+            yield
+        except BaseException as error:
+            mark = journal.read()
+            kept = mark is not None
+            said = f"{self._place(mark)}: --resume goes on from there" if mark is not None else "nothing was written"
+            if not kept:
+                for staging in self.stagings:
+                    staging.discard()
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted(said) from error
+            if kept and isinstance(error, MegadapeError) and not isinstance(error, DamagedWorkError):
+                raise type(error)(f"{error} ({said})") from error
+            raise
+
+    def _describe(self, outcome: Outcome) -> None:
+        """Write the manifests and the copies of the tokenizer's files."""
+        settings = self.settings
+        quarantine = _quarantine_path(settings.prefix).name if settings.on_bad_line == "quarantine" else None
+        for number, (key, prefix) in enumerate(self.datasets.items()):
+            pair, staging = outcome.pairs[number], self.stagings[number]
+            assert pair.documents == outcome.documents, "every document is in the dataset"
+            manifest = DatasetManifest(
+                tokenizer=describe_tokenizer(self.tokenizer, settings.tokenizer, prefix),
+                documents=pair.documents,
+                empty_documents=outcome.empty[number],
+                tokens=pair.tokens,
+                text_bytes=outcome.text_bytes[number],
+                dtype=best_dtype(self.tokenizer.vocab_size).name,
+                append_eod=settings.append_eod,
+                json_key=key,
+                where=settings.where,
+                document_separator=settings.document_separator,
+                records=outcome.documents + outcome.bad + outcome.passed_over,
+                bad=outcome.bad,
+                passed_over=outcome.passed_over,
+                on_bad_line=settings.on_bad_line,
+                quarantine=quarantine,
+                sources=outcome.sources,
+                undecodable=outcome.undecodable,
+                bin_size=pair.bin_size,
+                bin_sha256=pair.bin_sha256,
+                idx_size=pair.idx_size,
+                idx_sha256=pair.idx_sha256,
+            )
+            for field, path in tokenizer_copies(settings.tokenizer, prefix).items():
+                source = settings.tokenizer.files()[field]
+                with reporting("read", source):
+                    staging.write(path, source.read_bytes())
+            staging.write(manifest_path(prefix), encode_manifest(manifest))
+
+    def _publish(self) -> None:
+        """Give the files their names; the folder with the journal is emptied last."""
+        for prefix, staging in zip(self.datasets.values(), self.stagings, strict=True):
+            first = [_quarantine_path(self.settings.prefix)] if staging is self.stagings[0] else []
+            staging.publish([*first, *_outputs(self.settings, prefix)])
+        reach("preprocess.after_publish")
+        for staging in reversed(self.stagings):
+            staging.discard()
 
 
-def _protect_inputs(outputs: list[Path], inputs: Sequence[Path], tokenizer: TokenizerSettingsBase) -> None:
+def _silent(progress: Progress) -> None:
+    """Nobody asked."""
+
+
+def _nothing(progress: Progress, plan: Plan) -> str:
+    left_out = f", {progress.bad} records are bad" if progress.bad else ""
+    left_out += f", {progress.passed_over} are passed over" if progress.passed_over else ""
+    return f"the corpus is empty: {progress.documents} documents in {len(plan.sources)} sources hold no text{left_out}"
+
+
+def _quarantine_path(prefix: Path) -> Path:
+    return with_ending(prefix, ".quarantine.jsonl")
+
+
+def _outputs(settings: PreprocessSettings, prefix: Path) -> list[Path]:
+    """The files of a dataset in the order in which they appear, the manifest last."""
+    copies = tokenizer_copies(settings.tokenizer, prefix).values()
+    return [bin_path(prefix), idx_path(prefix), *copies, manifest_path(prefix)]
+
+
+def _own_files(settings: PreprocessSettings, datasets: Mapping[str, Path]) -> list[Path]:
+    """Files of earlier datasets of the same prefixes, which a folder of texts must not give as texts."""
+    own = [prefix for prefix in datasets.values() if is_manifest(manifest_path(prefix))]
+    quarantine = [_quarantine_path(settings.prefix)] if own else []
+    return [*quarantine, *(path for prefix in own for path in _outputs(settings, prefix))]
+
+
+def _protect_inputs(settings: PreprocessSettings, datasets: Mapping[str, Path], plan: Plan) -> None:
     """Refuse to write over a text, or over a file of the manifest's name that is something else."""
-    texts = {path.resolve() for path in inputs}
-    for output in outputs:
+    texts = {file.path.resolve() for file in plan.files}
+    outputs = [path for prefix in datasets.values() for path in _outputs(settings, prefix)]
+    for output in (*outputs, _quarantine_path(settings.prefix)):
         if output.resolve() in texts:
             raise DataError(
                 f"{output} is one of the texts to read and would be written over: choose another output prefix"
             )
-    manifest = outputs[2]
-    if manifest.exists() and not is_manifest(manifest):
-        raise DataError(
-            f"{manifest} is there and is not the manifest of a dataset: remove it or choose another output prefix"
-        )
-
-
-def _batches(documents: CorpusReader) -> Iterator[_Batch]:
-    """Documents in batches of about half a million characters; where the bounds lie changes nothing in the result."""
-    held: list[Document] = []
-    characters = 0
-    for document in documents:
-        held.append(document)
-        characters += len(document.text)
-        if characters >= _BATCH_CHARACTERS or len(held) >= _BATCH_DOCUMENTS:
-            yield _batch(held)
-            held, characters = [], 0
-    if held:
-        yield _batch(held)
-
-
-def _batch(documents: list[Document]) -> _Batch:
-    first, last = documents[0], documents[-1]
-    where = f"{first.source}, line {first.line}, to {last.source}, line {last.line}"
-    return _Batch([document.text for document in documents], where)
-
-
-def _encoder(tokenizer: TokenizerSettingsBase, append_eod: bool, dtype: str) -> Callable[[_Batch], _Encoded]:
-    """What a worker does with a batch; called once in each worker."""
-    return partial(_encode, tokenizer.build(), append_eod, np.dtype(dtype))
-
-
-def _encode(tokenizer: Tokenizer, append_eod: bool, dtype: np.dtype[np.integer], batch: _Batch) -> _Encoded:
-    try:
-        ids = tokenizer.encode_batch(batch.texts)
-    except TokenizerError as error:
-        raise TokenizerError(f"{error} (among the documents from {batch.where})") from error
-    end = [np.array([tokenizer.eod], np.int32)] if append_eod else []
-    return _Encoded(
-        tokens=np.concatenate([part for document in ids for part in (document, *end)]).astype(dtype),
-        lengths=np.array([len(document) + append_eod for document in ids], np.int64),
-        text_bytes=sum(len(text.encode()) for text in batch.texts),
-        empty=sum(not text for text in batch.texts),
-    )
-
-
-def _advanced(state: Progress, encoded: _Encoded, read_bytes: int, seconds: float) -> Progress:
-    return replace(
-        state,
-        documents=state.documents + len(encoded.lengths),
-        empty_documents=state.empty_documents + encoded.empty,
-        tokens=state.tokens + len(encoded.tokens),
-        text_bytes=state.text_bytes + encoded.text_bytes,
-        read_bytes=read_bytes,
-        seconds=seconds,
-    )
-
-
-def _describe(
-    settings: PreprocessSettings, tokenizer: Tokenizer, reader: CorpusReader, state: Progress, written: WrittenPair
-) -> DatasetManifest:
-    return DatasetManifest(
-        tokenizer=describe_tokenizer(tokenizer, settings.tokenizer, settings.prefix),
-        documents=state.documents,
-        empty_documents=state.empty_documents,
-        tokens=written.tokens,
-        text_bytes=state.text_bytes,
-        dtype=best_dtype(tokenizer.vocab_size).name,
-        append_eod=settings.append_eod,
-        json_key=settings.json_key,
-        sources=tuple(reader.sources),
-        undecodable=tuple(str(path) for path in reader.undecodable),
-        bin_size=written.bin_size,
-        bin_sha256=written.bin_sha256,
-        idx_size=written.idx_size,
-        idx_sha256=written.idx_sha256,
-    )
+    for prefix in datasets.values():
+        manifest = manifest_path(prefix)
+        if manifest.exists() and not is_manifest(manifest):
+            raise DataError(
+                f"{manifest} is there and is not the manifest of a dataset: remove it or choose another output prefix"
+            )

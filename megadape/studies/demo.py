@@ -142,7 +142,12 @@ def prepare_data(options: DemoOptions, size: Size, bars: Bars) -> DatasetManifes
     else:
         tokenizer = tokenizer_settings(options.tokenizer)
     settings = PreprocessSettings(
-        **plain, prefix=folder / "text", tokenizer=tokenizer, append_eod=True, workers=available_cpus()
+        **plain,
+        prefix=folder / "text",
+        tokenizer=tokenizer,
+        append_eod=True,
+        workers=available_cpus(),
+        resume=False,
     )
     return preprocess(settings, lambda p: bars.update("preprocessing", p.fraction, 1.0, preprocessing_note(p)))
 

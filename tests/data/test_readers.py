@@ -146,10 +146,11 @@ def test_files_that_are_not_utf8_are_an_error_or_passed_over(tmp_path: Path) -> 
 GOOD = b'{"text": "good"}\n'
 BAD_LINES = [
     (b'{"text": "cut', r"not valid JSON \(.*\); it begins b'\{\"text\": \"cut"),
-    (b'{"text": NaN}', "not valid JSON"),
-    (b'{"text": "x", "score": NaN}', "not valid JSON"),
-    (b'{"text": "\\ud800"}', "not valid JSON"),
-    (b'{"text": "\xff"}', "not valid JSON"),
+    (b'{"text": NaN}', "the value of 'text' must be a string, not a number"),
+    (b'{"text": "x", "score": nan}', "not valid JSON"),
+    (b'{"text": "\\ud800"}', r"the value of 'text' holds half of a surrogate pair, '\\ud800'"),
+    (b'{"text": "\xff"}', r"byte 0xff is not valid UTF-8; it begins b'\\xff\"}'"),
+    (b'{"text": "a", "more": ' + b"[" * 100_000, r"not valid JSON \(nested too deeply\)"),
     (b'{"text": "a"} {"text": "b"}', "not valid JSON"),
     (b'{"other": 1, "third": 2}', r"no key 'text' \(its keys: 'other', 'third'\)"),
     (b"{}", r"no key 'text' \(its keys: none\)"),
@@ -176,11 +177,11 @@ def test_a_bad_line_is_named(tmp_path: Path, ending: str, line: bytes, message: 
 @pytest.mark.parametrize(
     ("content", "line", "message"),
     [
-        ('[\n {"text": "a"},\n {"text": 5}\n]', 3, 'must be a string, not a number; it begins \'{"text": 5}'),
+        ('[\n {"text": "a"},\n {"text": 5}\n]', 3, 'must be a string, not a number; it begins b\'{"text": 5}'),
         ('[{"text": "a"}, "b"]', 1, "a JSON object is wanted, not a string"),
         ('\n\n[\n{"text": "a"},\n\n\n{"no": 1}]', 7, "has no key 'text'"),
         ('[\n{"text": "a"}\n{"text": "b"}]', 3, "not valid JSON"),
-        ('\n[\n{"text": NaN}]', 3, "not valid JSON"),
+        ('\n[\n{"text": NaN}]', 3, "must be a string, not a number"),
     ],
 )
 def test_a_bad_element_of_a_list_is_named(tmp_path: Path, content: str, line: int, message: str) -> None:

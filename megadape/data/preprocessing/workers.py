@@ -1,8 +1,8 @@
 """Work spread over processes, results in order.
 
-Each worker holds one end of a pipe and one task at a time. A worker that dies closes its pipe, which the parent sees at
-once; a parent that dies closes all pipes, and the workers leave. No more than a few results per worker wait for an
-earlier one.
+Each worker holds one end of a pipe and one task at a time; the next tasks are ready before they are asked for. A worker
+that dies closes its pipe, which the parent sees at once; a parent that dies closes all pipes, and the workers leave.
+Results that wait for an earlier one are bounded in number and in bytes.
 """
 
 from __future__ import annotations
@@ -11,21 +11,35 @@ import multiprocessing
 import os
 import signal
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 from megadape.errors import DataError, MegadapeError
 
+
+class Weighed(Protocol):
+    """A result that knows its size."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it takes, about."""
+        ...
+
+
 Task = TypeVar("Task")
-Result = TypeVar("Result")
+Result = TypeVar("Result", bound=Weighed)
 
 _AHEAD = 4
-"""Results per worker that may be under way or wait for an earlier one: bounds the memory."""
+"""Results per worker that may be under way or wait for an earlier one."""
+
+_WAITING_BYTES = 1 << 26
+"""While results of so many bytes wait for an earlier one, no further task is given out."""
 
 _PATIENCE = 5.0
 """Seconds that a worker gets to leave before it is made to."""
@@ -86,8 +100,8 @@ class _Worker:
             if code < 0
             else f"ended with exit code {code}"
         )
-        hint = "; when the system ran out of memory, use fewer workers" if code == -signal.SIGKILL else ""
-        return DataError(f"worker process {self.number} {how}: nothing was written{hint}")
+        hint = ", as the system does when memory runs out: use fewer workers" if code == -signal.SIGKILL else ""
+        return DataError(f"worker process {self.number} {how}{hint}")
 
 
 class OrderedWorkers(Generic[Task, Result]):
@@ -123,35 +137,68 @@ class OrderedWorkers(Generic[Task, Result]):
         """The results of the tasks, in their order; the first error, of a task, ``tasks`` or a worker, is raised."""
         if not self._workers:
             return map(self._make(), tasks)
-        return self._map(enumerate(tasks))
-
-    def _map(self, tasks: Iterator[tuple[int, Task]]) -> Iterator[Result]:
-        idle = list(self._workers)
-        busy: dict[Connection, tuple[_Worker, int]] = {}
-        done: dict[int, Result] = {}
-        following, more = 0, True
-        while more or busy:
-            while more and idle and len(busy) + len(done) < _AHEAD * self._count:
-                number, task = next(tasks, (None, None))
-                if number is None:
-                    more = False
-                else:
-                    worker = idle.pop()
-                    worker.send(task)
-                    busy[worker.connection] = worker, number
-            for connection in wait(list(busy)) if busy else ():
-                assert isinstance(connection, Connection)
-                worker, number = busy.pop(connection)
-                done[number] = cast(Result, worker.receive())
-                idle.append(worker)
-            while following in done:
-                yield done.pop(following)
-                following += 1
+        return _Deal[Task, Result](self._workers, iter(tasks)).results()
 
     def _stop(self, *, at_once: bool) -> None:
         for worker in self._workers:
             worker.stop(at_once=at_once)
         self._workers.clear()
+
+
+class _Deal(Generic[Task, Result]):
+    """Tasks on their way to workers, and results on their way back."""
+
+    def __init__(self, workers: list[_Worker], tasks: Iterator[Task]) -> None:
+        self._tasks = enumerate(tasks)
+        self._idle = list(workers)
+        self._most = _AHEAD * len(workers)
+        self._ready_at_once = len(workers)
+        self._ready: deque[tuple[int, Task]] = deque()
+        self._busy: dict[Connection, tuple[_Worker, int]] = {}
+        self._done: dict[int, Result] = {}
+        self._waiting_bytes = 0
+        self._following = 0
+
+    def results(self) -> Iterator[Result]:
+        """Everything, in order."""
+        self._prepare()
+        while self._ready or self._busy:
+            self._give_out()
+            self._prepare()
+            self._collect()
+            self._give_out()
+            while self._following in self._done:
+                result = self._done.pop(self._following)
+                self._waiting_bytes -= result.nbytes
+                self._following += 1
+                yield result
+
+    def _prepare(self) -> None:
+        """Have a task ready for every worker."""
+        while len(self._ready) < self._ready_at_once and (following := next(self._tasks, None)) is not None:
+            self._ready.append(following)
+
+    def _give_out(self) -> None:
+        while self._ready and self._idle and self._has_room():
+            number, task = self._ready.popleft()
+            worker = self._idle.pop()
+            worker.send(task)
+            self._busy[worker.connection] = worker, number
+
+    def _has_room(self) -> bool:
+        if not self._busy and self._following not in self._done:
+            return True
+        return len(self._busy) + len(self._done) < self._most and self._waiting_bytes < _WAITING_BYTES
+
+    def _collect(self) -> None:
+        """Wait for results and take all that are there."""
+        for connection in wait(list(self._busy)) if self._busy else ():
+            assert isinstance(connection, Connection)
+            worker, number = self._busy.pop(connection)
+            result = cast(Result, worker.receive())
+            self._done[number] = result
+            self._waiting_bytes += result.nbytes
+            self._idle.append(worker)
 
 
 @contextmanager
