@@ -9,6 +9,11 @@ import typer
 
 from megadape.cli.base import DefaultsToRun, RunDir
 
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Another dataset's prefix, or the name of one of the run's blend; default: the run's own."),
+]
+
 app = typer.Typer(cls=DefaultsToRun, no_args_is_help=True, help="Evaluate a run past its training length.")
 
 
@@ -19,7 +24,7 @@ def evaluate(
     mode: Annotated[str | None, typer.Option(help="fixed_target, last_k or all.")] = None,
     sequences: Annotated[int | None, typer.Option(min=1, help="At most how many sequences a length.")] = None,
     last_k: Annotated[int | None, typer.Option(min=1, help="At most how many predictions a sequence count.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Another dataset's prefix; default: the run's own.")] = None,
+    data: Data = None,
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "valid",
 ) -> None:
     """Perplexity and bits per byte at many lengths: a table, a figure, JSON and CSV in RUN_DIR/evaluation.
@@ -43,7 +48,7 @@ def evaluate_heads(
     layer: Annotated[int | None, typer.Option(min=0, help="Which layer, from 0; default: the middle one.")] = None,
     query: Annotated[int | None, typer.Option(min=0, help="Which position attends; default: the last.")] = None,
     length: Annotated[int, typer.Option(min=2, help="Tokens of text.")] = 1024,
-    data: Annotated[Path | None, typer.Option(help="Another dataset's prefix; default: the run's own.")] = None,
+    data: Data = None,
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "valid",
 ) -> None:
     """Draw score, static bias and DAPE correction against distance for every head of a layer.
