@@ -25,6 +25,9 @@ EVERY_RANK = (
 COUNTED = ("after_rename", "before_retention", "during_removal")
 """Points at which the checkpoint that is being saved is there already."""
 
+ROOM = "checkpoint."
+CHECKPOINT_POINTS = [point.removeprefix(ROOM) for point in POINTS if point.startswith(ROOM)]
+
 MODES = {"sync": False, "async": True}
 
 
@@ -61,7 +64,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("point", [point.removeprefix("checkpoint.") for point in POINTS if "between" not in point])
+@pytest.mark.parametrize("point", [point for point in CHECKPOINT_POINTS if "between" not in point])
 def test_killed_at_a_point(saved: Path, point: str, mode: str, record_trials: Callable[[str, int], None]) -> None:
     # the second save is the first after which something is removed: what was loaded stays
     steps = (3, 4) if point == "during_removal" else (3,)
@@ -111,4 +114,4 @@ def test_one_of_two_ranks_is_killed(
 
 def test_every_point_is_tried() -> None:
     tried: set[Any] = {"between_renames", *EVERY_RANK, *COUNTED, "before_manifest", "after_manifest", "after_take_over"}
-    assert {f"checkpoint.{point}" for point in tried} == {point for point in POINTS if point.startswith("checkpoint.")}
+    assert tried == set(CHECKPOINT_POINTS)
