@@ -186,7 +186,8 @@ def cpu_seconds() -> float:
 def measure(job: Job) -> Result:
     """Run a job in a process of its own, from which its workers come."""
     code = "import sys, benchmark_preprocess; benchmark_preprocess.child(sys.argv[1])"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "TOKENIZERS_PARALLELISM": "false"}
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, "-c", code, json.dumps(asdict(job))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     peak = 0.0
@@ -259,6 +260,8 @@ def write_corpus(path: Path, paragraphs: list[str], size: float, seed: int = 0) 
 def train(name: str, folder: Path, corpora: list[Path], vocab_size: int) -> tuple[str, dict[str, str]]:
     """Kind and options of a tokenizer, trained if need be."""
     kind, _, algorithm = name.partition("-")
+    if algorithm == "unigram":  # its trainer takes long, and needs much text for a large vocabulary
+        vocab_size = min(vocab_size, 8000)
     common: dict[str, Any] = {"inputs": tuple(corpora), "vocab_size": vocab_size, "max_bytes": 10_000_000}
     if kind == "byte":
         return kind, {}
@@ -335,6 +338,11 @@ def run_table(options: argparse.Namespace, console: Console) -> int:
     sizes = {name: write_corpus(path, sources[name], 1e6 * options.megabytes) for name, path in corpora.items()}
     rows: list[list[object]] = []
     lines: list[str] = []
+
+    def conclude(line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+        lines.append(line)
+
     for tokenizer in options.tokenizers or TOKENIZERS:
         kind, settings = train(tokenizer, folder, list(corpora.values()), options.vocab_size)
         for name in options.corpora:
@@ -347,13 +355,12 @@ def run_table(options: argparse.Namespace, console: Console) -> int:
             found, per_core, two = compare(jobs, options.rounds, sizes[name] / 1e6)
             rows += [[name, tokenizer, *row] for row in found]
             if kind in BYTE_LEVEL:
-                lines.append(verdict(f"{what}: one worker against the plain way, per core", per_core, 4))
-            lines.append(verdict(f"{what}: two workers against one", two, 1.8))
+                conclude(verdict(f"{what}: one worker against the plain way, per core", per_core, 4))
+            conclude(verdict(f"{what}: two workers against one", two, 1.8))
             if kind == "sentencepiece":
                 built = tokenizer_settings(kind, **settings).build()
                 ratio = batch_ratio(built, corpora[name], library_sentencepiece(settings))
-                lines.append(verdict(f"{what}: a batch against one text at a time", ratio, 1.2))
-            sys.stderr.write(f"{what}: done\n")
+                conclude(verdict(f"{what}: a batch against one text at a time", ratio, 1.2))
     console.print(make_table("preprocessing", COLUMNS, [[str(cell) for cell in row] for row in rows]))
     for line in lines:
         console.print(line)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from megadape.data import Interrupted, Progress, preprocess_keys
-from megadape.data.preprocess import parse_conditions, preprocess_settings
+from megadape.data.preprocessing.arguments import parse_conditions, preprocess_settings
 from megadape.errors import MegadapeError
 
 TOKENIZERS = {

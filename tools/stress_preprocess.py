@@ -99,7 +99,7 @@ def children(pid: int) -> list[int]:
     with suppress(FileNotFoundError, ProcessLookupError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             found += map(int, (task / "children").read_text().split())
-    return [child for child in found if b"spawn_main" in command_line(child)]
+    return [child for child in found if b"resource_tracker" not in command_line(child)]
 
 
 def command_line(pid: int) -> bytes:
@@ -142,7 +142,7 @@ def kill_once(words: Sequence[str], log: Path, order: random.Random, typical: fl
 def require_gone(workers: set[int], findings: Findings) -> None:
     """No worker outlives its parent by more than the block that it works at."""
     limit = time.monotonic() + 30
-    while any(b"spawn_main" in command_line(worker) for worker in workers):
+    while any(command_line(worker) for worker in workers):
         if time.monotonic() > limit:
             findings.losses.append("a worker outlived its parent")
             return

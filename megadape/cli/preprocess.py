@@ -73,7 +73,8 @@ def preprocess(
     Example: megadape preprocess --input corpus.jsonl.zst --output-prefix data/corpus --tokenizer-type byte --workers 8
     """
     from megadape.console import PreprocessingReporter, open_console, progress_bars
-    from megadape.data.preprocess import Interrupted, parse_conditions, preprocess_keys, preprocess_settings
+    from megadape.data import Interrupted, preprocess_keys
+    from megadape.data.preprocessing.arguments import parse_conditions, preprocess_settings
 
     console = open_console()
     given = {"max_line_bytes": max_line_bytes} if max_line_bytes is not None else {}

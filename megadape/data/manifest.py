@@ -72,6 +72,8 @@ class DatasetManifest(Settings):
     """Conditions: records without one of the values under every key were passed over."""
     document_separator: str | None = None
     """Line between the documents of plain text files; None when each is one document."""
+    max_line_bytes: int | None = None
+    """Longer lines, and longer documents of plain text, are bad."""
     records: int = Field(default_factory=lambda known: known["documents"])
     """What was found in the sources: documents + bad + passed_over, of all of them and of each."""
     bad: int = 0
@@ -95,8 +97,8 @@ class DatasetManifest(Settings):
     def summary(self) -> str:
         """What the dataset holds, in a few words."""
         return (
-            f"{self.documents:,} documents ({self.empty_documents:,} empty), {self.tokens:,} tokens of {self.dtype}, "
-            f"{self.text_bytes:,} bytes of text"
+            f"{self.documents:,} documents, {self.tokens:,} tokens of {self.dtype}, "
+            f"{self.text_bytes:,} bytes of text, {self.empty_documents:,} empty documents"
         )
 
     @model_validator(mode="after")

@@ -21,32 +21,32 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from megadape.data.files import PathLike, reporting, with_ending
-from megadape.data.indexed_format import best_dtype, bin_path, idx_path
+from megadape.data.files import PathLike, reporting
+from megadape.data.indexed_format import best_dtype
 from megadape.data.manifest import (
     DatasetManifest,
     describe_tokenizer,
     encode_manifest,
-    is_manifest,
     load_manifest,
     manifest_path,
     tokenizer_copies,
 )
+from megadape.data.preprocessing.arguments import preprocess_settings
 from megadape.data.preprocessing.encoding import Encoded, Task, make_encoder
 from megadape.data.preprocessing.finished import find_finished
 from megadape.data.preprocessing.identity import find_difference, identify
+from megadape.data.preprocessing.journal import NAME as JOURNAL
 from megadape.data.preprocessing.journal import Journal, Mark
+from megadape.data.preprocessing.outputs import output_files, own_files, protect_inputs, quarantine_path
 from megadape.data.preprocessing.pair import DamagedWorkError
 from megadape.data.preprocessing.progress import Progress
 from megadape.data.preprocessing.settings import PreprocessSettings
 from megadape.data.preprocessing.staging import Staging
 from megadape.data.preprocessing.work import Outcome, Work
-from megadape.data.preprocessing.workers import OrderedWorkers
+from megadape.data.preprocessing.workers import OrderedWorkers, start_method
 from megadape.data.reading.contents import ReadOptions
 from megadape.data.reading.plan import Plan, plan_corpus
-from megadape.data.tokenizers import Tokenizer, tokenizer_settings
+from megadape.data.tokenizers import Tokenizer
 from megadape.errors import DataError, MegadapeError
 from megadape.faults import reach
 
@@ -80,9 +80,9 @@ def preprocess_keys(settings: PreprocessSettings, progress: Report | None = None
     """
     datasets = settings.datasets()
     plan = plan_corpus(
-        settings.inputs, settings.cut_options(), settings.text_suffixes, exclude=_own_files(settings, datasets)
+        settings.inputs, settings.cut_options(), settings.text_suffixes, exclude=own_files(settings, datasets)
     )
-    _protect_inputs(settings, datasets, plan)
+    protect_inputs(settings, datasets, plan)
     tokenizer = settings.tokenizer.build()
     with ExitStack() as stack:
         stagings = [stack.enter_context(Staging(prefix)) for prefix in datasets.values()]
@@ -115,38 +115,6 @@ def preprocess_files(
     return preprocess(preprocess_settings(inputs, prefix, tokenizer, tokenizer_options or {}, **options), progress)
 
 
-def preprocess_settings(
-    inputs: Sequence[PathLike],
-    prefix: PathLike,
-    tokenizer: str,
-    tokenizer_options: dict[str, object],
-    **options: object,
-) -> PreprocessSettings:
-    """Settings from plain arguments, as ``preprocess_files`` takes them."""
-    built = tokenizer_settings(tokenizer, **tokenizer_options)
-    try:
-        return PreprocessSettings.model_validate(
-            {"inputs": tuple(map(str, inputs)), "prefix": Path(prefix), "tokenizer": built, **options}
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        reason = first["msg"].removeprefix("Value error, ")
-        said = f"{where} cannot be {first['input']!r}: {reason}" if where else reason
-        raise DataError(said) from error
-
-
-def parse_conditions(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """``KEY=VALUE``, several times, as the setting ``where``: values of the same key are alternatives."""
-    conditions: dict[str, tuple[str, ...]] = {}
-    for one in given:
-        key, equals, value = one.partition("=")
-        if not key or not equals:
-            raise DataError(f"--where {one} is not KEY=VALUE, such as meta.source=arxiv")
-        conditions[key] = (*conditions.get(key, ()), value)
-    return conditions
-
-
 @dataclass(frozen=True)
 class _Preprocessing:
     """One preprocessing, with the folders of its datasets locked."""
@@ -166,14 +134,14 @@ class _Preprocessing:
                 done := find_finished(self.settings, self.plan, self.tokenizer, self.datasets)
             ):
                 _log.info("%s is complete and newer than its inputs: nothing to do", self.settings.prefix)
+                self._discard()
                 return done
         else:
             _log.info("%s: going on, %s", self.settings.prefix, self._place(mark))
         if mark is None or not mark.complete:
             with self._saying_what_is_kept(journal):
                 self._work(journal, mark, report)
-        self._publish()
-        return {key: load_manifest(prefix) for key, prefix in self.datasets.items()}
+        return self._publish()
 
     def _left_over(self, journal: Journal) -> Mark | None:
         """Where a killed run stopped, when its work is to be gone on with."""
@@ -205,8 +173,7 @@ class _Preprocessing:
         return f"{mark.shard} of {len(self.plan.shards)} shards done"
 
     def _begin(self, journal: Journal) -> None:
-        for staging in self.stagings:
-            staging.discard()
+        self._discard()
         if not self.plan.repeatable:
             _log.info("standard input cannot be read again: this run cannot be resumed when it is killed")
         journal.begin(identify(self.settings, self.plan, self.tokenizer))
@@ -218,12 +185,14 @@ class _Preprocessing:
             self._begin(journal)
         settings, dtype = self.settings, best_dtype(self.tokenizer.vocab_size)
         options = ReadOptions(settings.selection(), settings.max_line_bytes)
-        make = make_encoder(settings.tokenizer, self.tokenizer, options, settings.append_eod, dtype, settings.workers)
+        method = start_method()
+        anew = settings.workers > 1 and method == "spawn"
+        make = make_encoder(settings.tokenizer, self.tokenizer, options, settings.append_eod, dtype, anew=anew)
         folders = [(staging.folder, staging.prefix.name) for staging in self.stagings]
-        quarantine = self.stagings[0].path(_quarantine_path(settings.prefix))
+        quarantine = self.stagings[0].path(quarantine_path(settings.prefix))
         with (
             Work(settings, self.plan, dtype, folders, quarantine, journal, mark) as work,
-            OrderedWorkers[Task, Encoded](settings.workers, make) as workers,
+            OrderedWorkers[Task, Encoded](settings.workers, make, method, self.stagings) as workers,
         ):
             for encoded in workers.map(work.tasks()):
                 work.add(encoded)
@@ -233,6 +202,7 @@ class _Preprocessing:
             outcome = work.finish()
             reach("preprocess.before_manifest")
             self._describe(outcome)
+            work.flush_folders()
             journal.append(Mark(shard=len(self.plan.shards), complete=True))
             reach("preprocess.after_complete")
             report(work.progress)
@@ -247,8 +217,7 @@ class _Preprocessing:
             kept = mark is not None
             said = f"{self._place(mark)}: --resume goes on from there" if mark is not None else "nothing was written"
             if not kept:
-                for staging in self.stagings:
-                    staging.discard()
+                self._discard()
             if isinstance(error, KeyboardInterrupt):
                 raise Interrupted(said) from error
             if kept and isinstance(error, MegadapeError) and not isinstance(error, DamagedWorkError):
@@ -258,7 +227,7 @@ class _Preprocessing:
     def _describe(self, outcome: Outcome) -> None:
         """Write the manifests and the copies of the tokenizer's files."""
         settings = self.settings
-        quarantine = _quarantine_path(settings.prefix).name if settings.on_bad_line == "quarantine" else None
+        quarantine = quarantine_path(settings.prefix).name if settings.on_bad_line == "quarantine" else None
         for number, (key, prefix) in enumerate(self.datasets.items()):
             pair, staging = outcome.pairs[number], self.stagings[number]
             assert pair.documents == outcome.documents, "every document is in the dataset"
@@ -273,6 +242,7 @@ class _Preprocessing:
                 json_key=key,
                 where=settings.where,
                 document_separator=settings.document_separator,
+                max_line_bytes=settings.max_line_bytes,
                 records=outcome.documents + outcome.bad + outcome.passed_over,
                 bad=outcome.bad,
                 passed_over=outcome.passed_over,
@@ -291,14 +261,20 @@ class _Preprocessing:
                     staging.write(path, source.read_bytes())
             staging.write(manifest_path(prefix), encode_manifest(manifest))
 
-    def _publish(self) -> None:
-        """Give the files their names; the folder with the journal is emptied last."""
+    def _publish(self) -> dict[str, DatasetManifest]:
+        """Give the files their names, and see that they are there; then the folders are emptied."""
         for prefix, staging in zip(self.datasets.values(), self.stagings, strict=True):
-            first = [_quarantine_path(self.settings.prefix)] if staging is self.stagings[0] else []
-            staging.publish([*first, *_outputs(self.settings, prefix)])
+            first = [quarantine_path(self.settings.prefix)] if staging is self.stagings[0] else []
+            staging.publish([*first, *output_files(self.settings, prefix)])
+        manifests = {key: load_manifest(prefix) for key, prefix in self.datasets.items()}
         reach("preprocess.after_publish")
-        for staging in reversed(self.stagings):
-            staging.discard()
+        self._discard()
+        return manifests
+
+    def _discard(self) -> None:
+        """Empty the folders; the journal goes first, so that it never tells of files that are gone."""
+        for staging in self.stagings:
+            staging.discard(first=JOURNAL)
 
 
 def _silent(progress: Progress) -> None:
@@ -309,37 +285,3 @@ def _nothing(progress: Progress, plan: Plan) -> str:
     left_out = f", {progress.bad} records are bad" if progress.bad else ""
     left_out += f", {progress.passed_over} are passed over" if progress.passed_over else ""
     return f"the corpus is empty: {progress.documents} documents in {len(plan.sources)} sources hold no text{left_out}"
-
-
-def _quarantine_path(prefix: Path) -> Path:
-    return with_ending(prefix, ".quarantine.jsonl")
-
-
-def _outputs(settings: PreprocessSettings, prefix: Path) -> list[Path]:
-    """The files of a dataset in the order in which they appear, the manifest last."""
-    copies = tokenizer_copies(settings.tokenizer, prefix).values()
-    return [bin_path(prefix), idx_path(prefix), *copies, manifest_path(prefix)]
-
-
-def _own_files(settings: PreprocessSettings, datasets: Mapping[str, Path]) -> list[Path]:
-    """Files of earlier datasets of the same prefixes, which a folder of texts must not give as texts."""
-    own = [prefix for prefix in datasets.values() if is_manifest(manifest_path(prefix))]
-    quarantine = [_quarantine_path(settings.prefix)] if own else []
-    return [*quarantine, *(path for prefix in own for path in _outputs(settings, prefix))]
-
-
-def _protect_inputs(settings: PreprocessSettings, datasets: Mapping[str, Path], plan: Plan) -> None:
-    """Refuse to write over a text, or over a file of the manifest's name that is something else."""
-    texts = {file.path.resolve() for file in plan.files}
-    outputs = [path for prefix in datasets.values() for path in _outputs(settings, prefix)]
-    for output in (*outputs, _quarantine_path(settings.prefix)):
-        if output.resolve() in texts:
-            raise DataError(
-                f"{output} is one of the texts to read and would be written over: choose another output prefix"
-            )
-    for prefix in datasets.values():
-        manifest = manifest_path(prefix)
-        if manifest.exists() and not is_manifest(manifest):
-            raise DataError(
-                f"{manifest} is there and is not the manifest of a dataset: remove it or choose another output prefix"
-            )

@@ -7,12 +7,17 @@ import json
 import os
 import struct
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import zstandard
+
+from megadape.errors import DataError
 
 EOD = 256
 
@@ -94,3 +99,15 @@ def in_a_process(call: Callable[[], object], environment: dict[str, str]) -> int
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)
+
+
+def make_slow_squares() -> Callable[[int], npt.NDArray[np.int64]]:
+    """What gives workers a function whose later results may come earlier."""
+
+    def square(number: int) -> npt.NDArray[np.int64]:
+        time.sleep(0.002 * (number % 3))
+        if number < 0:
+            raise DataError("negative")
+        return np.array([number**2])
+
+    return square

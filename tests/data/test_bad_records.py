@@ -239,3 +239,10 @@ def test_values_that_nobody_asks_for_cost_no_text(tmp_path: Path) -> None:
     path.write_bytes(b"".join(b'{"text": "%d", "other": %s}\n' % line for line in enumerate(others)))
     preprocess_files([path], tmp_path / "out", append_eod=True)
     assert pair(tmp_path / "out") == reference([str(n) for n in range(len(others))])
+
+
+def test_a_folder_may_hold_its_own_quarantine(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(json_lines(["a"]) + b"bad\n")
+    first = preprocess_files([tmp_path], tmp_path / "out", on_bad_line="quarantine")
+    assert preprocess_files([tmp_path], tmp_path / "out", on_bad_line="quarantine") == first
+    assert [entry["text"] for entry in quarantined(tmp_path / "out")] == ["bad"]

@@ -380,8 +380,8 @@ def test_the_first_texts_and_those_with_added_tokens_are_checked() -> None:
 
 
 def test_long_texts_are_checked_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(self_check, "CHARACTERS", 1000)
-    monkeypatch.setattr(self_check, "_CONTEXT", 50)
+    for limit, value in (("CHARACTERS", 1000), ("_WINDOW", 1000), ("_CONTEXT", 50)):
+        monkeypatch.setattr(self_check, limit, value)
     words = "some words " * 100
     parts = checked(["a", words + END + words + words + END, "b"])
     assert [len(part) for part in parts] == [1, 999, 1000, 50 + len(END)]

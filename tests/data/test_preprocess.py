@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from preprocess_examples import make_slow_squares
 
 from megadape.data import IndexedDataset, Progress, load_manifest, load_tokenizer, preprocess_files
+from megadape.data.preprocessing.workers import OrderedWorkers
 from megadape.data.tokenizers.train import TrainTokenizerSettings, train_tokenizer
 from megadape.errors import DataError, MegadapeError, TokenizerError
 
@@ -262,7 +265,7 @@ def children(pid: int) -> list[int]:
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         found += [int(child) for child in (task / "children").read_text().split()]
-    return [child for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [child for child in found if b"resource_tracker" not in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
@@ -392,18 +395,37 @@ def test_the_tool_writes_one_dataset_for_each_key(tmp_path: Path) -> None:
     assert (load_manifest(tmp_path / "out" / "x_title_document").json_key, len(text)) == ("title", 100)
 
 
-def test_the_tool_runs_from_an_unguarded_script_with_workers(tmp_path: Path) -> None:
-    """A script without ``if __name__`` is run again by every worker: an error, no hang, no chain of processes."""
+@pytest.mark.parametrize("threads", [False, True])
+def test_an_unguarded_script_with_workers(tmp_path: Path, threads: bool) -> None:
+    """Where a thread runs, workers are no forks, and run a script without ``if __name__`` again: an error, no hang, no
+    chain of processes."""
     (tmp_path / "a.txt").write_text("text")
     script = tmp_path / "script.py"
     script.write_text(
+        "import threading\n"
         "from megadape.data import preprocess_files\n"
-        f"preprocess_files([{str(tmp_path / 'a.txt')!r}], {str(tmp_path / 'out')!r}, workers=2)\n"
+        + "threading.Thread(target=threading.Event().wait, daemon=True).start()\n" * threads
+        + f"preprocess_files([{str(tmp_path / 'a.txt')!r}], {str(tmp_path / 'out')!r}, workers=2)\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 1
-    assert "DataError: worker process" in done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "script.py"]
+    if threads:
+        assert done.returncode == 1
+        assert "DataError: worker process" in done.stderr
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "script.py"]
+    else:
+        assert (done.returncode, done.stderr) == (0, "")
+        assert IndexedDataset(tmp_path / "out")[0].tolist() == [*b"text"]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_results_of_workers_however_they_are_started(method: Any) -> None:
+    with OrderedWorkers[int, np.ndarray](3, make_slow_squares, method) as workers:
+        assert [int(result[0]) for result in workers.map(range(40))] == [n * n for n in range(40)]
+    with (
+        pytest.raises(DataError, match="negative"),
+        OrderedWorkers[int, np.ndarray](2, make_slow_squares, method) as failing,
+    ):
+        list(failing.map([1, 2, -3, 4]))
 
 
 @pytest.mark.slow

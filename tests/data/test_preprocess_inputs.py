@@ -22,7 +22,7 @@ from megadape.data import (
     preprocess_keys,
     tokenizer_settings,
 )
-from megadape.data.preprocess import parse_conditions
+from megadape.data.preprocessing.arguments import parse_conditions
 from megadape.data.reading.records import Selection, UnusableError
 from megadape.errors import DataError
 

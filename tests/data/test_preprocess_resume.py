@@ -149,6 +149,9 @@ def test_damage_to_what_was_left_is_found(tmp_path: Path, killed: partial[Any]) 
         DataError, match=r"out\.bin is not what the killed run wrote there: start again with --no-resume"
     ):
         killed(resume=True)
+    data.unlink()
+    with pytest.raises(DataError, match=r"\.out\.partial lacks files of the killed run"):
+        killed(resume=True)
     killed(resume=False)
     assert pair(tmp_path / "out") == reference(TEXTS)
 

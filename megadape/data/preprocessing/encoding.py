@@ -117,10 +117,20 @@ def make_encoder(
     options: ReadOptions,
     append_eod: bool,
     dtype: np.dtype[np.integer],
-    workers: int,
+    *,
+    anew: bool,
 ) -> Callable[[], Callable[[Task], Encoded]]:
-    """What gives a worker its function; a single worker, this process, takes the tokenizer that is built already."""
-    if workers == 1:
+    """What gives a worker its function.
+
+    Args:
+        settings: of the tokenizer.
+        built: the tokenizer.
+        options: how blocks are read.
+        append_eod: whether every document ends with the end-of-document token.
+        dtype: of the ids.
+        anew: the worker has to build the tokenizer itself.
+    """
+    if not anew:
         return lambda: Encoder(built, options, append_eod, dtype)
     return partial(build_encoder, settings, options, append_eod, dtype.str)
 

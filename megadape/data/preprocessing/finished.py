@@ -41,5 +41,8 @@ def _same(manifest: DatasetManifest, settings: PreprocessSettings, plan: Plan, t
         and manifest.where == settings.where
         and manifest.document_separator == settings.document_separator
         and manifest.append_eod == settings.append_eod
+        and manifest.max_line_bytes == settings.max_line_bytes
         and manifest.on_bad_line == settings.on_bad_line
+        and (not manifest.undecodable or settings.skip_undecodable or settings.on_bad_line != "error")
+        and (settings.max_bad_lines is None or manifest.bad <= settings.max_bad_lines)
     )

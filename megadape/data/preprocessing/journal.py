@@ -50,6 +50,9 @@ class Mark(Settings):
     """Whether all files are as they will be."""
 
 
+NAME = "journal.jsonl"
+
+
 class Journal:
     """The marks of a run.
 
@@ -59,7 +62,7 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.path = folder / "journal.jsonl"
+        self.path = folder / NAME
         self.plan_path = folder / "plan.json"
 
     def read(self) -> Mark | None:

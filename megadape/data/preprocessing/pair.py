@@ -52,6 +52,10 @@ class GrowingPair:
         self._dtype = dtype
         self._bin_path, self._idx_path = folder / f"{name}.bin", folder / f"{name}.idx"
         self._lengths_path = folder / f"{name}.lengths"
+        if mark is not None and not (self._bin_path.exists() and self._lengths_path.exists()):
+            raise DamagedWorkError(
+                f"{folder} lacks files of the killed run: start again with --no-resume (resume=False)"
+            )
         mark = mark or PairMark()
         self._documents, self._sequences, self._tokens = mark.documents, mark.sequences, mark.tokens
         with reporting("write", self._bin_path):

@@ -60,14 +60,19 @@ class Staging:
         self._lock.close()
         self._lock = None
 
+    def close(self) -> None:
+        """In a fork: hold on to the lock no more."""
+        if self._lock is not None:
+            self._lock.close()
+
     def files(self) -> list[Path]:
         """What is in the folder."""
         with reporting("read", self.folder):
             return sorted(path for path in self.folder.iterdir() if path.name != _LOCK)
 
-    def discard(self) -> None:
-        """Remove everything in the folder."""
-        for path in self.files():
+    def discard(self, first: str = "") -> None:
+        """Remove everything in the folder, the file named ``first`` before all others."""
+        for path in sorted(self.files(), key=lambda path: path.name != first):
             with reporting("remove", path):
                 path.unlink()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from megadape.data.files import flush_folder, reporting
 from megadape.data.indexed_writer import WrittenPair
 from megadape.data.preprocessing.bad_lines import BadLines
 from megadape.data.preprocessing.encoding import Encoded, Task
@@ -93,6 +94,7 @@ class Work:
             _Key(GrowingPair(folder, name, dtype, key if mark else None), key.text_bytes, key.empty)
             for (folder, name), key in zip(folders, start.keys, strict=True)
         ]
+        self._folders = {folder for folder, _ in folders}
         self._undecodable = list(start.undecodable)
         self._shard, self._blocks, self._since = start.shard, start.blocks, 0
         self._told = (len(start.finished), len(start.undecodable))
@@ -208,10 +210,17 @@ class Work:
         self._told = (len(self._ledger.finished), len(self._undecodable))
         self._marks.write(mark)
 
+    def flush_folders(self) -> None:
+        """Make the files' names survive a power cut, as ``sync`` does their content."""
+        for folder in self._folders:
+            with reporting("flush the folder", folder):
+                flush_folder(folder)
+
     def _sync(self) -> None:
         for key in self._keys:
             key.pair.sync()
         self._bad.sync()
+        self.flush_folders()
 
     def __enter__(self) -> Work:
         return self

@@ -1,5 +1,8 @@
 """Work spread over processes, results in order.
 
+Where no other thread runs, workers are forks: they start at once, with what this process has built. Elsewhere they are
+started from nothing, since a fork might wait for ever for a lock that another thread held.
+
 Each worker holds one end of a pipe and one task at a time; the next tasks are ready before they are asked for. A worker
 that dies closes its pipe, which the parent sees at once; a parent that dies closes all pipes, and the workers leave.
 Results that wait for an earlier one are bounded in number and in bytes.
@@ -10,15 +13,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
+import threading
 import traceback
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar, cast
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar, cast
 
 from megadape.errors import DataError, MegadapeError
 
@@ -31,6 +38,17 @@ class Weighed(Protocol):
         """Bytes of memory that it takes, about."""
         ...
 
+
+class Closable(Protocol):
+    """Something open."""
+
+    def close(self) -> None:
+        """Close it."""
+        ...
+
+
+Method = Literal["fork", "spawn"]
+"""How a process is started."""
 
 Task = TypeVar("Task")
 Result = TypeVar("Result", bound=Weighed)
@@ -56,13 +74,19 @@ class _Failure:
 class _Worker:
     """One process and this end of its pipe."""
 
-    def __init__(self, number: int, make: Callable[[], Callable[[Any], Any]]) -> None:
+    def __init__(
+        self, number: int, method: Method, make: Callable[[], Callable[[Any], Any]], keep_out: Sequence[Closable]
+    ) -> None:
         self.number = number
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(method)
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, make), daemon=True)
+        shut = (*keep_out, self.connection) if method == "fork" else ()
+        # a fork and a process of its own are different classes, with the same constructor
+        self._process: BaseProcess = context.Process(target=_serve, args=(theirs, make, shut), daemon=True)  # type: ignore[attr-defined]
         try:
-            self._process.start()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # threads of numerical libraries survive forks
+                self._process.start()
         finally:
             theirs.close()
 
@@ -104,25 +128,44 @@ class _Worker:
         return DataError(f"worker process {self.number} {how}{hint}")
 
 
+def start_method() -> Method:
+    """How workers are started: as forks where that is safe."""
+    return "fork" if sys.platform == "linux" and threading.active_count() == 1 else "spawn"
+
+
 class OrderedWorkers(Generic[Task, Result]):
     """Worker processes that apply the function that ``make()`` gives to tasks; a context manager.
 
     Args:
         count: processes; with 1 the work is done in this process.
         make: called once in each worker; gives the function of a task.
+        method: how processes are started, see ``start_method``; a worker that is no fork gets ``make`` through a pipe.
+        keep_out: what this process holds open and no fork may hold on to, such as locks.
     """
 
-    def __init__(self, count: int, make: Callable[[], Callable[[Task], Result]]) -> None:
+    def __init__(
+        self,
+        count: int,
+        make: Callable[[], Callable[[Task], Result]],
+        method: Method,
+        keep_out: Sequence[Closable] = (),
+    ) -> None:
         self._count = count
         self._make = make
+        self._method = method
+        self._keep_out = tuple(keep_out)
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Self:
         if self._count > 1:
             try:
-                with _interrupts_held_back():
+                if self._method == "spawn":
+                    resource_tracker.ensure_running()  # would undo the mask if it were started under it
+                with _signals_held_back():
                     for number in range(self._count):
-                        self._workers.append(_Worker(number, self._make))
+                        others = [worker.connection for worker in self._workers]
+                        worker = _Worker(number, self._method, self._make, (*self._keep_out, *others))
+                        self._workers.append(worker)
             except BaseException:
                 self._stop(at_once=True)
                 raise
@@ -202,18 +245,22 @@ class _Deal(Generic[Task, Result]):
 
 
 @contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Keep Ctrl-C from processes that start here: the terminal sends it to all, the parent alone acts on it."""
-    resource_tracker.ensure_running()  # would undo the mask if it were started inside
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _signals_held_back() -> Iterator[None]:
+    """Keep Ctrl-C from processes that start here: the terminal sends it to all, the parent alone acts on it. The
+    signal that ends a worker is held back until the worker has the system's way of treating it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(connection: Connection, make: Callable[[], Callable[[Any], Any]]) -> None:
+def _serve(connection: Connection, make: Callable[[], Callable[[Any], Any]], shut: Sequence[Closable]) -> None:
     """A worker's life: until the parent closes its end of the pipe."""
+    for one in shut:  # else other workers would not see the parent's end, nor a new run that the lock is free
+        one.close()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     # one thread a worker: the tokenizers library would otherwise start one per core in each of them
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     function: Callable[[Any], Any] | None = None

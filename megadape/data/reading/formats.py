@@ -20,7 +20,7 @@ from pathlib import Path
 
 from megadape.data.reading.cutting import cut_json_lines, cut_json_list, cut_separated
 from megadape.data.reading.inputs import StoredFile
-from megadape.data.reading.parquet import columns_of, open_parquet, row_group_bytes
+from megadape.data.reading.parquet import columns_of, group_rows, open_parquet
 from megadape.data.reading.pieces import Piece, RangePiece, RowGroupPiece, StreamPiece, TextPiece, open_file
 from megadape.data.reading.records import Selection
 from megadape.data.reading.streams import compression_of, opened
@@ -100,13 +100,12 @@ def parquet_pieces(files: Run, options: CutOptions) -> Iterator[Piece]:
         if compression_of(file.path):
             raise DataError(f"{file.path} is compressed as a whole: unpack it, Parquet compresses by itself")
         with open_parquet(file.path) as parquet:
-            groups = parquet.num_row_groups
             columns = columns_of(parquet, options.selection, file.path)
-            sizes = [row_group_bytes(parquet, group, columns)[0] for group in range(groups)]
-        if not groups:
+            found = list(group_rows(parquet, columns, options.block_bytes))
+        if not found:
             yield RangePiece(source, file, file.size, file.size, options.block_bytes, None)
-        for group, size in enumerate(sizes):
-            yield RowGroupPiece(source, file, group, columns, size, options.block_bytes, last=group == groups - 1)
+        for groups in found:
+            yield RowGroupPiece(source, file, groups, columns, options.block_bytes, last=groups is found[-1])
 
 
 FORMATS: dict[str, Callable[[Run, CutOptions], Iterator[Piece]]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
@@ -33,14 +33,18 @@ class Rows:
 
     source: int
     first_line: int
-    batch: RecordBatch
+    table: bytes
+    """A record batch as an Arrow stream: without what else is in its buffers, of which it may be a slice."""
     stored: int = 0
 
     def read(self, options: ReadOptions) -> Iterator[Content]:
         """The documents of its rows."""
-        names = self.batch.schema.names
-        columns = [_values(column) for column in self.batch.columns]
-        content = Content(self.source, self.first_line, lines=self.batch.num_rows)
+        from pyarrow import ipc
+
+        batch = ipc.open_stream(self.table).read_next_batch()
+        names = batch.schema.names
+        columns = [_values(column) for column in batch.columns]
+        content = Content(self.source, self.first_line, lines=batch.num_rows)
         for number, values in enumerate(zip(*columns, strict=True)):
             row = dict(zip(names, values, strict=True))
             _take(content, number, row, options)
@@ -116,42 +120,89 @@ def columns_of(file: ParquetFile, selection: Selection, path: Path) -> list[str]
     return list(dict.fromkeys(wanted))
 
 
-def row_group_bytes(file: ParquetFile, group: int, columns: list[str]) -> tuple[int, int]:
-    """Bytes of the columns in a row group: as they are stored, and unpacked."""
-    parts = file.metadata.row_group(group)
-    chunks = [parts.column(i) for i in range(parts.num_columns)]
-    wanted = [chunk for chunk in chunks if _root(chunk.path_in_schema, columns)]
-    return sum(chunk.total_compressed_size for chunk in wanted), sum(chunk.total_uncompressed_size for chunk in wanted)
+@dataclass(frozen=True)
+class RowGroups:
+    """Row groups one after another."""
+
+    first: int
+    stop: int
+    first_row: int
+    rows: int
+    stored: int
+    """Bytes of the columns that are asked for, as they are stored."""
+    unpacked: int
+    """Bytes of those columns."""
+
+    @classmethod
+    def at(cls, file: ParquetFile, group: int, first_row: int, columns: list[str]) -> Self:
+        """One row group."""
+        parts = file.metadata.row_group(group)
+        chunks = [parts.column(i) for i in range(parts.num_columns)]
+        wanted = [chunk for chunk in chunks if _is_of(chunk.path_in_schema, columns)]
+        stored = sum(chunk.total_compressed_size for chunk in wanted)
+        unpacked = sum(chunk.total_uncompressed_size for chunk in wanted)
+        return cls(group, group + 1, first_row, parts.num_rows, stored, unpacked)
+
+    def __add__(self, other: RowGroups) -> RowGroups:
+        return RowGroups(
+            self.first,
+            other.stop,
+            self.first_row,
+            self.rows + other.rows,
+            self.stored + other.stored,
+            self.unpacked + other.unpacked,
+        )
 
 
-def _root(path: str, columns: list[str]) -> bool:
+def group_rows(file: ParquetFile, columns: list[str], enough: int) -> Iterator[RowGroups]:
+    """The row groups of a file, small ones together until they have ``enough`` bytes."""
+    held: RowGroups | None = None
+    row = 0
+    for group in range(file.num_row_groups):
+        one = RowGroups.at(file, group, row, columns)
+        row += one.rows
+        held = one if held is None else held + one
+        if held.unpacked >= enough:
+            yield held
+            held = None
+    if held is not None:
+        yield held
+
+
+def _is_of(path: str, columns: list[str]) -> bool:
     return any(path == column or path.startswith(f"{column}.") for column in columns)
 
 
-def row_blocks(path: Path, source: int, group: int, columns: list[str], block_bytes: int) -> Iterator[Rows]:
-    """The rows of a row group in blocks of about so many bytes."""
+def row_blocks(path: Path, source: int, groups: RowGroups, columns: list[str], block_bytes: int) -> Iterator[Rows]:
+    """The rows of row groups in blocks of about so many bytes."""
     from pyarrow import ArrowException
 
-    file = open_parquet(path)
-    metadata = file.metadata
-    row = sum(metadata.row_group(i).num_rows for i in range(group))
-    rows = max(1, metadata.row_group(group).num_rows)
-    unpacked = max(1, row_group_bytes(file, group, columns)[1])
-    size = max(1, min(_MOST_ROWS, block_bytes * rows // unpacked))
-    batches = file.iter_batches(size, row_groups=[group], columns=columns, use_threads=False)
-    with reporting("read", path), file:
+    size = max(1, min(_MOST_ROWS, block_bytes * groups.rows // max(1, groups.unpacked)))
+    row = groups.first_row
+    with reporting("read", path), open_parquet(path) as file:
+        numbers = list(range(groups.first, groups.stop))
+        batches = file.iter_batches(size, row_groups=numbers, columns=columns, use_threads=False)
         while True:
             try:
                 batch = next(batches, None)
             except ArrowException as error:
                 raise DataError(
-                    f"{path}, after row {row}: row group {group} is damaged ({error}): the file cannot be read on"
+                    f"{path}, after row {row}: it is damaged ({error}): restore it or leave it out"
                 ) from error
             if batch is None:
                 return
             for part in _parts(batch, block_bytes):
-                yield Rows(source, row, part)
+                yield Rows(source, row, _stream(part))
                 row += part.num_rows
+
+
+def _stream(batch: RecordBatch) -> bytes:
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return sink.getvalue().to_pybytes()
 
 
 def _parts(batch: RecordBatch, block_bytes: int) -> Iterator[RecordBatch]:

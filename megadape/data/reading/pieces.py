@@ -20,7 +20,7 @@ from megadape.data.reading.cutting import StreamBlock
 from megadape.data.reading.digests import SourceDigests
 from megadape.data.reading.hub import HubDataset
 from megadape.data.reading.inputs import StoredFile
-from megadape.data.reading.parquet import row_blocks
+from megadape.data.reading.parquet import RowGroups, row_blocks
 from megadape.data.reading.records import Selection
 from megadape.data.reading.streams import FileStream, HashedInput, opened
 
@@ -95,23 +95,27 @@ class TextPiece:
 
 @dataclass(frozen=True)
 class RowGroupPiece:
-    """A row group of a Parquet file."""
+    """Row groups of a Parquet file."""
 
     source: int
     file: StoredFile
-    group: int
+    groups: RowGroups
     columns: list[str]
-    size: int
     block_bytes: int
     last: bool
-    """Whether it is the last of its file."""
+    """Whether they are the last of their file."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the columns."""
+        return self.groups.stored
 
     def blocks(self, digests: SourceDigests) -> Iterator[Block]:
         """Rows of about equal size together."""
-        total, before = self.size, 0
-        for block in row_blocks(self.file.path, self.source, self.group, self.columns, self.block_bytes):
-            block.stored = min(total - before, block.batch.nbytes)
-            before += block.stored
+        left = self.size
+        for block in row_blocks(self.file.path, self.source, self.groups, self.columns, self.block_bytes):
+            block.stored = min(left, len(block.table))
+            left -= block.stored
             yield block
         if self.last:
             digests.read_to(self.source, self.file, self.file.size)

@@ -2,8 +2,9 @@
 
 The plan depends on the inputs and the options alone, never on who works it off: the same inputs give the same shards,
 in the same order. A shard can be worked on without any other, and what shards give, one after another, is the corpus.
-This process works all shards off in their order; processes on many machines could each take a range of them and leave
-what they make to be joined.
+One process works all shards off in their order; processes on many machines could each take a range of them and leave
+what they make to be joined (a range that begins inside of a file has the lines before it to count, for the ``Account``
+with which its ``Ledger`` begins).
 """
 
 from __future__ import annotations

@@ -67,14 +67,18 @@ class FastByteLevel:
 
     def encode(self, texts: Sequence[str]) -> tuple[Ids, Lengths]:
         """The ids of texts without ``MARK``, one after the other, and how many each has."""
-        parts = [
-            self._encoding.encode_to_numpy(block, allowed_special=self._marks, disallowed_special=())
-            for block in _blocks(part for text in texts for part in self._parts(text))
-        ]
-        ranks = np.concatenate([np.empty(0, np.uint32), *parts])
-        kept = ranks < self._text_ranks
-        counts = np.cumsum(kept)[ranks == self._text_ranks]
-        return self._id_of_rank[ranks[kept]], np.diff(counts, prepend=0).astype(np.int64)
+        ids = [np.empty(0, np.int32)]
+        ends = [np.zeros(1, np.int64)]
+        size = 0
+        for block in _blocks(part for text in texts for part in self._parts(text)):
+            ranks = self._encoding.encode_to_numpy(block, allowed_special=self._marks, disallowed_special=())
+            marks = np.flatnonzero(ranks >= self._text_ranks)
+            ids.append(self._id_of_rank[np.delete(ranks, marks)])
+            before = marks - np.arange(len(marks))
+            ends.append(size + before[ranks[marks] == self._text_ranks])
+            size += len(ids[-1])
+        bounds = np.concatenate(ends)
+        return np.concatenate(ids), bounds[1:] - bounds[:-1]
 
     def normalize(self, text: str) -> str:
         """The text in the form in which it is split into words."""
