@@ -79,6 +79,11 @@ def add_tokenizer(parser: argparse.ArgumentParser) -> None:
         choices=["text", "special"],
         help="what a literal <|endoftext|> in a text becomes (default: text)",
     )
+    add(
+        "--fast-tokenizer",
+        choices=["auto", "always", "never"],
+        help="whether tiktoken runs byte-level vocabularies, with the same ids (default: auto)",
+    )
 
 
 class Reporter:
@@ -110,6 +115,7 @@ def run(options: argparse.Namespace) -> None:
         "merges": options.merge_file,
         "eod_token": options.eod_token,
         "special_tokens_in_text": options.special_tokens_in_text,
+        "fast": options.fast_tokenizer,
     }
     given = {"max_line_bytes": options.max_line_bytes} if options.max_line_bytes is not None else {}
     settings = preprocess_settings(

@@ -25,6 +25,10 @@ def preprocess(
         str | None,
         typer.Option("--special-tokens-in-text", help="What <|endoftext|> in a text becomes: text (default), special."),
     ] = None,
+    fast_tokenizer: Annotated[
+        str | None,
+        typer.Option("--fast-tokenizer", help="tiktoken for byte-level vocabularies, same ids: auto, always or never."),
+    ] = None,
     json_keys: Annotated[
         list[str] | None,
         typer.Option(
@@ -88,6 +92,7 @@ def preprocess(
             "merges": merge_file,
             "eod_token": eod_token,
             "special_tokens_in_text": special_tokens,
+            "fast": fast_tokenizer,
         },
         json_keys=tuple(json_keys or ("text",)),
         where=parse_conditions(where or []),

@@ -131,7 +131,7 @@ def describe_tokenizer(tokenizer: Tokenizer, settings: TokenizerSettingsBase, pr
         vocab_size=tokenizer.vocab_size,
         eod=tokenizer.eod,
         files={field: path.name for field, path in tokenizer_copies(settings, prefix).items()},
-        options=settings.model_dump(exclude={"kind", *settings.COPIES}),
+        options=settings.model_dump(exclude={"kind", *settings.COPIES, *settings.IMMATERIAL}),
     )
 
 

@@ -391,7 +391,7 @@ def test_long_texts_are_checked_in_pieces(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_difference_is_an_error_that_names_the_text_and_the_way_out() -> None:
     texts = [f"text {n}" for n in range(100)]
-    with pytest.raises(TokenizerError, match=r"a name: .*begins 'text 63': .*\(fast: never\)"):
+    with pytest.raises(TokenizerError, match=r"a name: .*begins 'text 63': .*\(--fast-tokenizer never\)"):
         checked(texts, "text 63")
     assert len(checked(texts, "text 64")) == self_check.TEXTS
     texts[70] += END

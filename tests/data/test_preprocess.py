@@ -117,7 +117,13 @@ def test_a_dataset_carries_its_tokenizer(tmp_path: Path, kind: str) -> None:
         options["merges"].write_text("\n".join(p if isinstance(p, str) else " ".join(p) for p in model["merges"]))
     (tmp_path / "out").mkdir()
     prefix = tmp_path / "out" / "my.data"
-    preprocess_files([source], prefix, tokenizer=kind, tokenizer_options=options)
+    manifest = preprocess_files([source], prefix, tokenizer=kind, tokenizer_options=options)
+    if kind != "sentencepiece":
+        slow = preprocess_files(
+            [source], tmp_path / "slow", tokenizer=kind, tokenizer_options=options | {"fast": "never"}
+        )
+        assert slow.tokenizer.options == manifest.tokenizer.options
+        assert (slow.tokenizer.digest, slow.bin_sha256) == (manifest.tokenizer.digest, manifest.bin_sha256)
     for path in (trained, *options.values()):
         path.unlink(missing_ok=True)
     moved = tmp_path / "elsewhere"

@@ -97,6 +97,9 @@ class TokenizerSettingsBase(Settings, ABC):
     COPIES: ClassVar[dict[str, str]] = {}
     """Field that holds a file -> ending of the copy of that file beside a dataset: ``PREFIX.`` + ending."""
 
+    IMMATERIAL: ClassVar[frozenset[str]] = frozenset()
+    """Fields that change no id, and that a dataset's manifest does not keep."""
+
     kind: str
     """Which tokenizer."""
 

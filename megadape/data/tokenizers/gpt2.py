@@ -16,6 +16,7 @@ class Gpt2Settings(TokenizerSettingsBase):
     """A byte-level BPE vocabulary in GPT-2's two files."""
 
     COPIES: ClassVar[dict[str, str]] = {"vocab": "vocab.json", "merges": "merges.txt"}
+    IMMATERIAL: ClassVar[frozenset[str]] = frozenset({"fast"})
 
     kind: Literal["gpt2"] = "gpt2"
 

@@ -51,6 +51,7 @@ class HuggingFaceSettings(TokenizerSettingsBase):
     """A ``tokenizer.json``."""
 
     COPIES: ClassVar[dict[str, str]] = {"model": "tokenizer.json"}
+    IMMATERIAL: ClassVar[frozenset[str]] = frozenset({"fast"})
 
     kind: Literal["huggingface"] = "huggingface"
 

@@ -82,5 +82,5 @@ class SelfCheck:
         if not np.array_equal(found, self._reference(text)):
             raise TokenizerError(
                 f"{self._name}: tiktoken and the tokenizers library give different ids to the text that begins "
-                f"{text[:60]!r}: choose the library for this tokenizer (fast: never)"
+                f"{text[:60]!r}: choose the library for this tokenizer (--fast-tokenizer never)"
             )
