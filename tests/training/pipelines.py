@@ -172,9 +172,9 @@ def check(ranks: int, cases: Sequence[Case]) -> list[list[Outcome]]:
 
 def compare(case: Case, tp_rank: int, outcome: Outcome, wanted: Outcome) -> None:
     within = tolerance(case)
-    assert outcome.losses == pytest.approx(wanted.losses, rel=within), case
+    assert outcome.losses == pytest.approx(wanted.losses, rel=1e-5), case
     assert outcome.norms == pytest.approx(wanted.norms, rel=within), case
-    assert outcome.evaluations == pytest.approx(wanted.evaluations, rel=within), case
+    assert outcome.evaluations == pytest.approx(wanted.evaluations, rel=1e-5), case
     own = slices(case, tp_rank, wanted.parameters)
     assert outcome.parameters.keys() <= own.keys()
     for name, value in outcome.parameters.items():
