@@ -9,7 +9,7 @@ them. Importing this package imports none of them, so that it stays light.
 """
 
 from megadape.config.inspection import ABSENT, Difference, diff, render_diff, schema, show
-from megadape.config.loading import Loaded, load, load_with_origins
+from megadape.config.loading import Loaded, Overlay, load, load_with_origins
 from megadape.config.tree import DEFAULT, OVERRIDE, Origin, dotted
 from megadape.config.yaml_write import dump_yaml
 
@@ -20,6 +20,7 @@ __all__ = [
     "Difference",
     "Loaded",
     "Origin",
+    "Overlay",
     "diff",
     "dotted",
     "dump_yaml",

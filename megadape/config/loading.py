@@ -11,8 +11,9 @@ from megadape.config.files import read_file
 from megadape.config.layers import merge, name_kinds
 from megadape.config.overrides import read_overrides
 from megadape.config.slots import Slot
-from megadape.config.tree import DEFAULT, KeyPath, Node, Origin, Problem
+from megadape.config.tree import DEFAULT, KeyPath, Node, Origin, Plain, Problem, to_node
 from megadape.config.validation import SettingsT, validate
+from megadape.config.yaml_strict import Parsed
 from megadape.config.yaml_write import leaves, plain
 from megadape.errors import ConfigurationError
 from megadape.settings import Settings
@@ -22,6 +23,21 @@ if TYPE_CHECKING:
 
 
 _Held = TypeVar("_Held", bound=Settings, covariant=True)
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """Settings that are no file of their own, to be laid over files or under them."""
+
+    values: dict[str, Plain]
+    """Nested as in YAML."""
+
+    source: str
+    """Where they stand, for messages."""
+
+    def parsed(self) -> Parsed:
+        """As if it had been read from a file."""
+        return Parsed(to_node(self.values, Origin(self.source)), [])
 
 
 @dataclass(frozen=True)
@@ -35,15 +51,19 @@ class Loaded(Generic[_Held]):
 
 
 @overload
-def load(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> RunSettings: ...
+def load(paths: Sequence[str | Path | Overlay], overrides: Sequence[str] = ()) -> RunSettings: ...
 @overload
-def load(paths: Sequence[str | Path], overrides: Sequence[str] = (), *, root: type[SettingsT]) -> SettingsT: ...
-def load(paths: Sequence[str | Path], overrides: Sequence[str] = (), *, root: type[Settings] | None = None) -> Settings:
+def load(
+    paths: Sequence[str | Path | Overlay], overrides: Sequence[str] = (), *, root: type[SettingsT]
+) -> SettingsT: ...
+def load(
+    paths: Sequence[str | Path | Overlay], overrides: Sequence[str] = (), *, root: type[Settings] | None = None
+) -> Settings:
     """Read settings files and overrides.
 
     Args:
-        paths: YAML files; a later one lies over an earlier one. Mappings merge, anything else replaces; naming
-            another kind of something (``positions.kind``) drops the keys of the old kind.
+        paths: YAML files, or overlays; a later one lies over an earlier one. Mappings merge, anything else replaces;
+            naming another kind of something (``positions.kind``) drops the keys of the old kind.
         overrides: ``key.path=value``, the value in YAML; laid over all files.
         root: The class to fill; ``RunSettings`` if not given.
 
@@ -54,13 +74,13 @@ def load(paths: Sequence[str | Path], overrides: Sequence[str] = (), *, root: ty
 
 
 @overload
-def load_with_origins(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> Loaded[RunSettings]: ...
+def load_with_origins(paths: Sequence[str | Path | Overlay], overrides: Sequence[str] = ()) -> Loaded[RunSettings]: ...
 @overload
 def load_with_origins(
-    paths: Sequence[str | Path], overrides: Sequence[str] = (), *, root: type[SettingsT]
+    paths: Sequence[str | Path | Overlay], overrides: Sequence[str] = (), *, root: type[SettingsT]
 ) -> Loaded[SettingsT]: ...
 def load_with_origins(
-    paths: Sequence[str | Path], overrides: Sequence[str] = (), *, root: type[Settings] | None = None
+    paths: Sequence[str | Path | Overlay], overrides: Sequence[str] = (), *, root: type[Settings] | None = None
 ) -> Loaded[Settings]:
     """Like ``load``, and tells for every setting who set it."""
     assert not isinstance(paths, str | Path), "paths is a list"
@@ -83,9 +103,11 @@ def default_root() -> type[RunSettings]:
     return RunSettings
 
 
-def _read(paths: Sequence[str | Path], overrides: Sequence[str], slot: Slot) -> tuple[Node | None, list[Problem]]:
+def _read(
+    paths: Sequence[str | Path | Overlay], overrides: Sequence[str], slot: Slot
+) -> tuple[Node | None, list[Problem]]:
     """All layers merged, or None if a file could not be read at all, and the mistakes met on the way."""
-    files = [read_file(path) for path in paths]
+    files = [path.parsed() if isinstance(path, Overlay) else read_file(path) for path in paths]
     top = read_overrides(list(overrides), slot)
     problems = [problem for parsed in (*files, top) for problem in parsed.problems]
     tree = Node({}, DEFAULT)
@@ -96,9 +118,10 @@ def _read(paths: Sequence[str | Path], overrides: Sequence[str], slot: Slot) -> 
     return name_kinds(tree, slot), problems
 
 
-def _error(problems: list[Problem], paths: Sequence[str | Path]) -> ConfigurationError:
+def _error(problems: list[Problem], paths: Sequence[str | Path | Overlay]) -> ConfigurationError:
     """All mistakes in the order of the files and of their lines, then those of the overrides."""
-    order = {str(path): index for index, path in enumerate(paths)}
+    sources = [path.source if isinstance(path, Overlay) else str(path) for path in paths]
+    order = {source: index for index, source in enumerate(sources)}
 
     def place(problem: Problem) -> tuple[int, int]:
         origin = problem.origin or DEFAULT

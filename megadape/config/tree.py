@@ -88,6 +88,15 @@ class Node:
         return node.origin
 
 
+def to_node(data: Plain, origin: Origin) -> Node:
+    """Plain data as a tree, all of it from one origin."""
+    if isinstance(data, dict):
+        return Node({key: to_node(value, origin) for key, value in data.items()}, origin)
+    if isinstance(data, list):
+        return Node([to_node(value, origin) for value in data], origin)
+    return Node(data, origin)
+
+
 @dataclass(frozen=True)
 class Problem:
     """One mistake of the user."""

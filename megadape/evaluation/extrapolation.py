@@ -2,54 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
 from math import exp, inf, log
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from megadape.evaluation.output import write_table, write_whole
+from megadape.evaluation.results import Extrapolation, LengthResult
 from megadape.evaluation.settings import EvaluationSettings
 from megadape.evaluation.windows import Windows, plan_windows
 from megadape.model import GPT
-
-
-@dataclass(frozen=True)
-class LengthResult:
-    """What was measured at one length."""
-
-    length: int
-    loss: float
-    """Mean over the scored tokens, nats."""
-    perplexity: float
-    bits_per_byte: float
-    tokens: int
-    """Scored."""
-    sequences: int
-    seconds: float
-    sequence_losses: tuple[float, ...]
-    """Mean loss of each sequence, in the order of the text: what paired statistics need."""
-
-
-@dataclass(frozen=True)
-class Extrapolation:
-    """A model's results at all lengths."""
-
-    mode: str
-    training_length: int
-    results: tuple[LengthResult, ...]
-
-    def perplexity(self) -> dict[int, float]:
-        """Length -> perplexity."""
-        return {result.length: result.perplexity for result in self.results}
-
-    def bits_per_byte(self) -> dict[int, float]:
-        """Length -> bits a byte of the scored text."""
-        return {result.length: result.bits_per_byte for result in self.results}
 
 
 def evaluate_lengths(
@@ -120,10 +83,3 @@ def summarise(
         seconds=seconds,
         sequence_losses=tuple(float(value) for value in losses.mean(axis=1)),
     )
-
-
-def write_results(results: Extrapolation, folder: Path, name: str = "extrapolation") -> None:
-    """Write NAME.json (everything) and NAME.csv (one row a length) into a folder."""
-    write_whole(folder / f"{name}.json", json.dumps(asdict(results), indent=1))
-    columns = ["length", "perplexity", "bits_per_byte", "loss", "tokens", "sequences", "seconds"]
-    write_table(folder / f"{name}.csv", columns, [[getattr(row, name) for name in columns] for row in results.results])

@@ -11,8 +11,9 @@ import torch
 
 from megadape.data import DataSettings, IndexedDataset, load_tokenizer, split_sequences, token_stream
 from megadape.errors import EvaluationError
-from megadape.evaluation.extrapolation import Extrapolation, evaluate_lengths
+from megadape.evaluation.extrapolation import evaluate_lengths
 from megadape.evaluation.restore import RestoredModel, restore_model
+from megadape.evaluation.results import Extrapolation
 from megadape.evaluation.settings import EvaluationSettings
 from megadape.machine import keep_freed_memory
 from megadape.parallel.group import ALONE

@@ -26,16 +26,16 @@ from megadape.data import DatasetManifest, PreprocessSettings, preprocess, token
 from megadape.data.files import write_whole
 from megadape.data.tokenizers.train import TrainTokenizerSettings, train_tokenizer
 from megadape.errors import DataError, TrainingError
-from megadape.evaluation.extrapolation import Extrapolation, write_results
 from megadape.evaluation.figures import draw_extrapolation, draw_heads, write_curves_csv, write_heads_csv
 from megadape.evaluation.heads import profile_heads
 from megadape.evaluation.restore import restore_model
+from megadape.evaluation.results import Extrapolation, write_results
 from megadape.evaluation.run import evaluate_run, open_text
 from megadape.machine import available_cpus, versions
 from megadape.model import count_parameters
-from megadape.studies.demo_text import SUFFIXES, demo_inputs
 from megadape.studies.local import Job, Report, run_jobs
 from megadape.studies.report import DemoReport, MethodResult, results_json, write_html, write_markdown
+from megadape.studies.text import SUFFIXES, demo_inputs
 from megadape.training.launch import train
 from megadape.training.metrics import read_metrics
 

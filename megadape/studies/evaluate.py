@@ -16,10 +16,10 @@ from megadape.config.run import RunSettings
 from megadape.console import Bars, make_table
 from megadape.data import BlendPart
 from megadape.errors import EvaluationError
-from megadape.evaluation.extrapolation import Extrapolation, write_results
 from megadape.evaluation.figures import draw_extrapolation, draw_heads, write_heads_csv
 from megadape.evaluation.heads import profile_heads
 from megadape.evaluation.restore import restore_model
+from megadape.evaluation.results import Extrapolation, write_results
 from megadape.evaluation.run import evaluate_run, open_text
 from megadape.evaluation.settings import EvaluationSettings
 from megadape.parallel.failure import ending_together

@@ -16,7 +16,7 @@ from megadape.config.run import RunSettings
 from megadape.data import CorpusReader
 from megadape.errors import DataError
 from megadape.studies.demo import FULL, METHODS, DemoOptions, method_settings
-from megadape.studies.demo_text import PIECES, cut, demo_inputs, standard_library
+from megadape.studies.text import PIECES, cut, demo_inputs, standard_library
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,0 +1,133 @@
+"""From a study file to its cells: one run each, in the order in which they are best made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from megadape.config import Overlay, load
+from megadape.config.run import RunSettings
+from megadape.errors import ConfigurationError
+from megadape.studies.settings import Layer, StudySettings
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study."""
+
+    size: str
+    training_length: int
+    method: str
+    seed: int
+    run: RunSettings
+
+    @property
+    def name(self) -> str:
+        """Its folder below runs/, and its name on the command line."""
+        return f"{self.size}-{self.training_length}/{self.method}/seed-{self.seed}"
+
+    @property
+    def run_dir(self) -> Path:
+        """An ordinary run folder."""
+        return self.run.run_dir
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file, read."""
+
+    file: Path
+    """As given."""
+    settings: StudySettings
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """All runs, seed by seed, so that whatever is finished can be compared in pairs.
+
+        Raises:
+            ConfigurationError: settings of a run are wrong; the message names the cell.
+        """
+        chosen = self.settings
+        grid = product(chosen.seeds, chosen.sizes, chosen.training_lengths, chosen.methods)
+        return tuple(self._cell(size, length, method, seed) for seed, size, length, method in grid)
+
+    @property
+    def data_prefix(self) -> Path:
+        """Of the dataset that the study makes from its own text."""
+        return self.settings.folder / "data" / "text"
+
+    def _cell(self, size: str, length: int, method: str, seed: int) -> Cell:
+        chosen = self.settings
+        run_dir = chosen.folder / "runs" / f"{size}-{length}" / method / f"seed-{seed}"
+        own: dict[str, Any] = {"run_dir": str(run_dir), "seed": seed, "training": {"sequence_length": length}}
+        if chosen.text is not None:
+            own["data"] = {"prefix": str(self.data_prefix)}
+        layers = [
+            *self._layers(chosen.base, "base"),
+            *self._layers(chosen.sizes[size], f"sizes.{size}"),
+            *self._layers(chosen.methods[method], f"methods.{method}"),
+            Overlay(own, f"{self.file} (the grid)"),
+        ]
+        try:
+            return Cell(size, length, method, seed, load(layers))
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"{self.file}: size {size}, training length {length}, method {method}: {error}"
+            ) from error
+
+    def _layers(self, layer: Layer, key: str) -> list[Path | Overlay]:
+        # written so that the user knows the path again: ../models/demo.yaml beside configs/studies/x.yaml
+        files: list[Path | Overlay] = [Path(os.path.normpath(self.file.parent / file)) for file in layer.files]
+        return [*files, Overlay(layer.set, f"{self.file} ({key}.set)")] if layer.set else files
+
+
+def read_study(file: Path, overrides: Sequence[str] = ()) -> Study:
+    """Read a study file; its cells are checked all together before the first of them is run.
+
+    Args:
+        file: YAML.
+        overrides: ``key.path=value``, laid over the file.
+
+    Raises:
+        ConfigurationError: every mistake, with file, line and key.
+    """
+    study = Study(file, load([file], overrides, root=StudySettings))
+    assert study.cells
+    return study
+
+
+def choose_cells(study: Study, named: Sequence[str]) -> tuple[Cell, ...]:
+    """The cells whose names are given, or begin as given up to a slash; all where nothing is.
+
+    Raises:
+        ConfigurationError: no cell is named so.
+    """
+    if not named:
+        return study.cells
+    found: dict[str, Cell] = {}
+    for name in named:
+        wanted = name.strip("/")
+        matching = {
+            cell.name: cell for cell in study.cells if cell.name == wanted or cell.name.startswith(f"{wanted}/")
+        }
+        if not matching:
+            raise ConfigurationError(
+                f"{study.file} has no run {name!r}; its runs are named as {study.cells[0].name}, and "
+                f"{study.cells[0].name.rpartition('/')[0]} names all seeds of one"
+            )
+        found |= matching
+    return tuple(cell for cell in study.cells if cell.name in found)
+
+
+def differing_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two runs' settings, as far as it decides what is trained."""
+    return [
+        f"{key} was {before.get(key)} and is {now.get(key)}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
