@@ -56,6 +56,12 @@ class Bars:
             self._tasks[name] = self._bars.add_task(name, total=total, note=note)
         self._bars.update(self._tasks[name], completed=done, total=total, note=note)
 
+    def finish(self, name: str) -> None:
+        """Take away the bar of a piece of work: of many, those at work are enough to see."""
+        self._spoken[name] = float("inf")
+        if self._bars is not None and name in self._tasks:
+            self._bars.remove_task(self._tasks.pop(name))
+
     def message(self, text: str) -> None:
         """A sentence, above the bars."""
         self._console.print(text, markup=False)

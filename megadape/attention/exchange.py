@@ -38,7 +38,7 @@ Term = ScoreBias | ContextualBias
 
 @dataclass(frozen=True)
 class Attention:
-    """One causal self-attention call of a layer: q, k, v [b, own heads, own rows, d]."""
+    """One self-attention call of a layer: q, k, v [b, own heads, own rows, d]."""
 
     q: Tensor
     k: Tensor
@@ -55,19 +55,21 @@ class Attention:
     def run(
         self, q: Tensor, k: Tensor, v: Tensor, rows: slice, term: Term | None, mixer: DapeMixer | None, backend: str
     ) -> Tensor:
-        """Attend with some rows of the sequence to all keys up to the last of them."""
-        alone = self.documents is None
+        """Attend with some rows of the sequence to all keys that they may see."""
+        alone, causal = self.documents is None, self.encoding.geometry.causal
+        keys = rows.stop if causal else k.shape[2]
         return dape_attention(
             q,
-            k[:, :, : rows.stop],
-            v[:, :, : rows.stop],
+            k[:, :, :keys],
+            v[:, :, :keys],
             bias=term,
             mixer=mixer,
+            causal=causal,
             backend=backend,
             dropout=self.dropout,
             query_positions=self.positions[rows] if alone else None,
-            key_positions=self.positions[: rows.stop] if alone else None,
-            documents=self.documents.first(rows.stop) if self.documents is not None else None,
+            key_positions=self.positions[:keys] if alone else None,
+            documents=self.documents.first(keys) if self.documents is not None else None,
         )
 
 

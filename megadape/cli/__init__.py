@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from megadape.cli import checkpoint, config, data, demo, evaluate, plan, preprocess, train
+from megadape.cli import che, checkpoint, config, data, demo, evaluate, plan, preprocess, study, train
 from megadape.cli.base import PlainErrors
 from megadape.machine import is_first_rank
 
@@ -23,7 +23,14 @@ app = typer.Typer(
 )
 for command in (demo.demo, preprocess.preprocess, train.train, plan.plan):
     app.command()(command)
-for name, group in (("checkpoint", checkpoint), ("config", config), ("data", data), ("evaluate", evaluate)):
+for name, group in (
+    ("che", che),
+    ("checkpoint", checkpoint),
+    ("config", config),
+    ("data", data),
+    ("evaluate", evaluate),
+    ("study", study),
+):
     app.add_typer(group.app, name=name)
 
 

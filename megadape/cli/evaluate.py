@@ -11,7 +11,10 @@ from megadape.cli.base import DefaultsToRun, RunDir
 
 Data = Annotated[
     Path | None,
-    typer.Option(help="Another dataset's prefix, or the name of one of the run's blend; default: the run's own."),
+    typer.Option(
+        help="Another dataset's prefix, or the name of an evaluation set or of one of the run's blend; default: "
+        "evaluation.sets, or else the run's own."
+    ),
 ]
 
 app = typer.Typer(cls=DefaultsToRun, no_args_is_help=True, help="Evaluate a run past its training length.")
@@ -25,16 +28,25 @@ def evaluate(
     sequences: Annotated[int | None, typer.Option(min=1, help="At most how many sequences a length.")] = None,
     last_k: Annotated[int | None, typer.Option(min=1, help="At most how many predictions a sequence count.")] = None,
     data: Data = None,
-    split: Annotated[str, typer.Option(help="train, valid or test.")] = "valid",
+    split: Annotated[
+        str | None, typer.Option(help="train, valid or test; default: evaluation.split, which is valid unless set.")
+    ] = None,
+    positions: Annotated[bool | None, typer.Option(help="Also the loss at every stretch of positions.")] = None,
+    passkey: Annotated[bool | None, typer.Option(help="Also whether a key in a long text is found again.")] = None,
 ) -> None:
     """Perplexity and bits per byte at many lengths: a table, a figure, JSON and CSV in RUN_DIR/evaluation.
+
+    An evaluation that was killed goes on with the same command. What is measured, and how, is in the evaluation section
+    of the run's settings.
 
     Example: megadape evaluate runs/demo --lengths 128,256,512,1024,2048,4096,8192
     """
     from megadape.console import open_console, progress_bars
     from megadape.studies.evaluate import EvaluationRequest, evaluate_and_write
 
-    request = EvaluationRequest(run_dir, split, data, lengths=lengths, mode=mode, sequences=sequences, last_k=last_k)
+    request = EvaluationRequest(
+        run_dir, split, data, lengths, mode, sequences, last_k, positions=positions, passkey=passkey
+    )
     console = open_console()
     with progress_bars(console) as bars:
         table, written = evaluate_and_write(request, bars)

@@ -1,9 +1,10 @@
-"""What each attention head makes of distance, at one query: score, static bias, and DAPE's correction (the paper's
-figure 1)."""
+"""Look at what each attention head makes of distance, at one query: score, static bias, and DAPE's correction (the
+paper's figure 1)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -13,25 +14,53 @@ from torch import Tensor
 from megadape.attention import explain
 from megadape.attention.exchange import score_term
 from megadape.errors import EvaluationError
+from megadape.evaluation.head_profiles import HeadProfile
+from megadape.evaluation.restore import restore_model
 from megadape.model import GPT
 from megadape.model.block import Block
+from megadape.model.layout import Layout
+
+__all__ = ["HeadProfile", "head_profiles", "profile_heads", "profile_layers"]
+
+QUERY_LENGTH = 1024
+"""Tokens read before a query is looked at."""
+
+TEXTS = 4
+"""How many stretches of a text one query each is looked at in."""
 
 
-@dataclass(frozen=True)
-class HeadProfile:
-    """What adds up to the attention logits of one query, per head, by distance to the key."""
+def head_profiles(
+    run_dir: Path,
+    stream: np.ndarray,
+    *,
+    length: int = QUERY_LENGTH,
+    texts: int = TEXTS,
+    device: torch.device | None = None,
+) -> list[HeadProfile]:
+    """The heads of all layers of a run's newest checkpoint, at the last token of each of several stretches of a text.
 
-    layer: int
-    query: int
-    score: np.ndarray
-    """[heads, query + 1], q k / sqrt(d); index 0 is the query's own position."""
-    bias: np.ndarray
-    """[heads, query + 1], the encoding's bias; zeros where it has none."""
-    correction: np.ndarray
-    """[heads, query + 1], logits - score - bias: what the mixer adds; zeros without a mixer."""
+    Args:
+        run_dir: the run's folder.
+        stream: [n] token ids of a text.
+        length: of a stretch; the whole text where that is shorter.
+        texts: stretches, evenly spread over the text; fewer where it is short.
+        device: where to compute.
+
+    Raises:
+        EvaluationError: the text is empty.
+        CheckpointError: there is no such run, or no checkpoint.
+    """
+    if not len(stream):
+        raise EvaluationError(f"the heads of {run_dir} cannot be looked at: the text has no tokens")
+    device = device or torch.device("cpu")
+    model = restore_model(run_dir, device).model
+    length = min(length, len(stream))
+    count = min(texts, len(stream) // length)
+    starts = np.linspace(0, len(stream) - length, count).astype(int)
+    pieces = (torch.from_numpy(stream[start : start + length].astype(np.int64)).to(device) for start in starts)
+    return [profile for tokens in pieces for profile in profile_layers(model, tokens)]
 
 
-@torch.no_grad()
 def profile_heads(model: GPT, tokens: Tensor, layer: int, query: int | None = None) -> HeadProfile:
     """Look at one query of one layer.
 
@@ -41,15 +70,38 @@ def profile_heads(model: GPT, tokens: Tensor, layer: int, query: int | None = No
         layer: which block, from 0.
         query: which position; default the last.
     """
-    query = len(tokens) - 1 if query is None else query
     if not 0 <= layer < len(model.blocks):
         raise EvaluationError(f"layer {layer} does not exist: the model has layers 0 to {len(model.blocks) - 1}")
+    return next(iter(profile_layers(model, tokens, query, (layer,))))
+
+
+@torch.no_grad()
+def profile_layers(
+    model: GPT, tokens: Tensor, query: int | None = None, layers: Iterable[int] | None = None
+) -> list[HeadProfile]:
+    """Look at one query of several layers, in one pass; arguments as of ``profile_heads``, default all layers."""
+    query = len(tokens) - 1 if query is None else query
     if not 0 <= query < len(tokens):
         raise EvaluationError(f"query {query} is not in the text of {len(tokens)} tokens")
     model.eval()
     batch = tokens[None, : query + 1]
     layout = model.lay_out(query + 1, batch.device)
-    x = model.run(model.embed(batch, layout), layout, tuple(range(layer)))
+    wanted = sorted(range(len(model.blocks)) if layers is None else layers)
+    inputs = _layer_inputs(model, model.embed(batch, layout), layout, wanted)
+    return [_profile(model, x, layout, layer) for layer, x in zip(wanted, inputs, strict=True)]
+
+
+def _layer_inputs(model: GPT, x: Tensor, layout: Layout, wanted: Iterable[int]) -> Iterator[Tensor]:
+    """Activations before each wanted layer."""
+    reached = 0
+    for layer in wanted:
+        x = model.run(x, layout, tuple(range(reached, layer)))
+        reached = layer
+        yield x
+
+
+def _profile(model: GPT, x: Tensor, layout: Layout, layer: int) -> HeadProfile:
+    """The last query of one layer, whose input is x [1, s, hidden]."""
     block = cast(Block, model.blocks[str(layer)])
     attention, encoding, positions = block.attention, model.encoding(layer), layout.positions
     q, k, _ = attention.project(block.attention_norm(x), layout, encoding)
@@ -64,4 +116,4 @@ def profile_heads(model: GPT, tokens: Tensor, layer: int, query: int | None = No
     static = torch.zeros_like(scores) if bias is None else bias.expand_as(scores)
     correction = logits - scores - static
     by_distance = [term[0, :, 0].flip(-1).float().cpu().numpy() for term in (scores, static, correction)]
-    return HeadProfile(layer, query, *by_distance)
+    return HeadProfile(layer, x.shape[1] - 1, *by_distance)

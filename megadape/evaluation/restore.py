@@ -23,6 +23,11 @@ class RestoredModel:
     step: int
     path: Path
 
+    @property
+    def training_length(self) -> int:
+        """Tokens of a training sequence."""
+        return self.model.architecture.training_length
+
 
 def restore_model(run_dir: Path, device: torch.device, context: Group = ALONE) -> RestoredModel:
     """Build the model of a run's newest valid checkpoint.
@@ -48,3 +53,13 @@ def restore_model(run_dir: Path, device: torch.device, context: Group = ALONE) -
     except RuntimeError as error:
         raise CheckpointError(f"{checkpoint.path} does not fit its own architecture: {error}") from error
     return RestoredModel(model.eval(), checkpoint.step, checkpoint.path)
+
+
+def share_rows(model: GPT, context: Group) -> GPT:
+    """The same parameters in a model whose ranks share the rows of every sequence."""
+    if context.size == 1:
+        return model
+    with torch.device("meta"):
+        shared = GPT(model.architecture, sharding=Sharding(context=context))
+    shared.load_state_dict(model.state_dict(), assign=True)
+    return shared.eval()

@@ -11,6 +11,14 @@ from megadape.positions import PositionSettings
 from megadape.settings import Settings
 
 
+def check_heads(hidden_size: int, num_heads: int) -> None:
+    """Raise ``ValueError`` unless the heads divide the width."""
+    if hidden_size % num_heads:
+        raise ValueError(
+            f"hidden_size % num_heads must be 0, but {hidden_size} % {num_heads} = {hidden_size % num_heads}"
+        )
+
+
 class ModelSettings(Settings):
     """The transformer itself, without its position encoding and mixer."""
 
@@ -54,11 +62,7 @@ class ModelSettings(Settings):
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> ModelSettings:
-        if self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"hidden_size % num_heads must be 0, but {self.hidden_size} % {self.num_heads} = "
-                f"{self.hidden_size % self.num_heads}"
-            )
+        check_heads(self.hidden_size, self.num_heads)
         return self
 
     @model_validator(mode="after")

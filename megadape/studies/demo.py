@@ -21,11 +21,10 @@ import torch
 
 from megadape.config import dump_yaml
 from megadape.config.run import RunSettings
-from megadape.console import Bars, preprocessing_note
-from megadape.data import DatasetManifest, PreprocessSettings, preprocess, tokenizer_settings
+from megadape.console import Bars
+from megadape.data import DatasetManifest
 from megadape.data.files import write_whole
-from megadape.data.tokenizers.train import TrainTokenizerSettings, train_tokenizer
-from megadape.errors import DataError, TrainingError
+from megadape.errors import TrainingError
 from megadape.evaluation.figures import draw_extrapolation, draw_heads, write_curves_csv, write_heads_csv
 from megadape.evaluation.heads import profile_heads
 from megadape.evaluation.restore import restore_model
@@ -35,7 +34,7 @@ from megadape.machine import available_cpus, versions
 from megadape.model import count_parameters
 from megadape.studies.local import Job, Report, run_jobs
 from megadape.studies.report import DemoReport, MethodResult, results_json, write_html, write_markdown
-from megadape.studies.text import SUFFIXES, demo_inputs
+from megadape.studies.text import TextRequest, prepare_text
 from megadape.training.launch import train
 from megadape.training.metrics import read_metrics
 
@@ -118,38 +117,12 @@ def run_demo(options: DemoOptions, bars: Bars) -> DemoReport:
 
 
 def prepare_data(options: DemoOptions, size: Size, bars: Bars) -> DatasetManifest:
-    """Train the tokenizer and preprocess the text, both from scratch each time (seconds)."""
+    """Preprocess the text, with its tokenizer."""
     folder = options.out / "data"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"--out {options.out} cannot be written: {error}") from error
-    inputs = tuple(demo_inputs(options.text, folder))
-    plain: dict[str, Any] = {"inputs": inputs, "text_suffixes": SUFFIXES, "skip_undecodable": True}
-    if options.tokenizer == "sentencepiece":
-        training = TrainTokenizerSettings(
-            **plain,
-            output=folder / "demo.model",
-            vocab_size=size.vocabulary,
-            max_bytes=size.tokenizer_bytes,
-            threads=available_cpus(),
-            seed=options.seed,
-        )
-        tokenizer = train_tokenizer(
-            training,
-            lambda p: bars.update("tokenizer", p.stage == "done", 1, f"{p.stage}, {p.text_bytes / 1e6:.1f} MB"),
-        )
-    else:
-        tokenizer = tokenizer_settings(options.tokenizer)
-    settings = PreprocessSettings(
-        **plain,
-        prefix=folder / "text",
-        tokenizer=tokenizer,
-        append_eod=True,
-        workers=available_cpus(),
-        resume=False,
+    request = TextRequest(
+        options.text, folder, options.tokenizer, size.vocabulary, size.tokenizer_bytes, seed=options.seed
     )
-    return preprocess(settings, lambda p: bars.update("preprocessing", p.fraction, 1.0, preprocessing_note(p)))
+    return prepare_text(request, bars)
 
 
 def method_settings(name: str, options: DemoOptions, size: Size) -> RunSettings:

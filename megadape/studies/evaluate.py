@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from rich.table import Table
@@ -14,21 +14,25 @@ from rich.table import Table
 from megadape.config import load
 from megadape.config.run import RunSettings
 from megadape.console import Bars, make_table
-from megadape.data import BlendPart
+from megadape.data import BlendPart, DataSettings
 from megadape.errors import EvaluationError
-from megadape.evaluation.figures import draw_extrapolation, draw_heads, write_heads_csv
+from megadape.evaluation.evaluated import Evaluated
+from megadape.evaluation.figures import draw_extrapolation, draw_heads, draw_passkey, draw_positions, write_heads_csv
+from megadape.evaluation.files import file_name
 from megadape.evaluation.heads import profile_heads
 from megadape.evaluation.restore import restore_model
-from megadape.evaluation.results import Extrapolation, write_results
-from megadape.evaluation.run import evaluate_run, open_text
-from megadape.evaluation.settings import EvaluationSettings
+from megadape.evaluation.results import Passkey
+from megadape.evaluation.run import evaluate_all, open_text
+from megadape.evaluation.settings import EvaluationSet, EvaluationSettings, PasskeySettings, PositionLossSettings
 from megadape.parallel.failure import ending_together
 from megadape.parallel.mesh import Place, open_mesh
+from megadape.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = timedelta(hours=1)
-"""How long ranks that share a sequence wait for one another: a layer at 65536 tokens takes its time on a CPU."""
+PATIENCE = timedelta(days=1)
+"""How long ranks wait for one another: who has read its last text waits for one that still reads 65536 tokens on a CPU.
+A rank that dies is noticed at once."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,15 @@ class EvaluationRequest:
     """A run, its text, and what to do otherwise than its settings say."""
 
     run_dir: Path
-    split: str
+    split: str | None = None
     data: Path | None = None
-    """Prefix of another dataset, or name of one of the run's blend."""
+    """Prefix of another dataset, or name of an evaluation set or of one of the run's blend."""
     lengths: str | None = None
     mode: str | None = None
     sequences: int | None = None
     last_k: int | None = None
+    positions: bool | None = None
+    passkey: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -60,34 +66,42 @@ class HeadsRequest:
 def evaluate_and_write(request: EvaluationRequest, bars: Bars) -> tuple[Table, list[Path]]:
     """Evaluate a run, write JSON, CSV and figure into its folder; return the table and what was written.
 
-    A run that was trained on a blend is evaluated on each of its datasets, in a file of its own. Started on several
-    ranks, they share the rows of every sequence; the first one writes.
+    Each evaluation set, and each dataset of a run that was trained on a blend, has files of its own. Started on several
+    ranks, they share the work; the first one writes. The same command goes on where a killed one stopped.
     """
     run = load_run(request.run_dir)
-    settings = request_settings(run.evaluation, request)
-    parts = request_parts(run, request.data)
-    texts = [open_text(part.settings, settings, request.split) for part in parts]
+    settings, data = request_settings(run, request)
     place = Place.from_environment()
-    found: dict[str, Extrapolation] = {}
+
+    def progress(done: int, total: int) -> None:
+        bars.update("evaluating", done, total, "tokens")
+
     with ending_together(place.rank, place.world), open_mesh(place, timeout=PATIENCE) as mesh:
-        for part, text in zip(parts, texts, strict=True):
-            doing = f"evaluating {part.name}" if len(parts) > 1 else "evaluating"
-
-            def progress(done: int, total: int, doing: str = doing) -> None:
-                bars.update(doing, done, total, "tokens")
-
-            restored, found[part.name] = evaluate_run(request.run_dir, text, settings, progress, mesh)
+        evaluated = evaluate_all(request.run_dir, data, settings, progress, mesh)
     if not mesh.is_first:
         return Table(), []
-    written = []
-    for name, results in found.items():
-        own = f"-{name}" if len(parts) > 1 else ""
-        path = request.run_dir / "evaluation" / f"{results.mode}-step-{restored.step}{own}"
-        write_results(results, path.parent, path.name)
-        figure = path.with_name(f"{path.name}.png")
-        draw_extrapolation({f"{request.run_dir.name}{own}": results.perplexity()}, results.training_length, figure)
-        written += [path.with_name(f"{path.name}{ending}") for ending in (".json", ".csv", ".png")]
-    return results_table(found, str(restored.path)), written
+    return results_table(evaluated), draw_evaluated(evaluated, request.run_dir)
+
+
+def draw_evaluated(evaluated: Evaluated, run_dir: Path) -> list[Path]:
+    """Draw everything that was found, beside its numbers; return all files of the evaluation."""
+    folder, files = run_dir / "evaluation", []
+
+    def picture(kind: str, name: str | None = None) -> tuple[str, Path]:
+        files.append(folder / file_name(evaluated, kind, name))
+        label = f"{run_dir.name}-{name}" if evaluated.named and name else run_dir.name
+        return label, files[-1].with_name(f"{files[-1].name}.png")
+
+    for name, results in evaluated.extrapolations.items():
+        label, path = picture(results.mode, name)
+        draw_extrapolation({label: results.perplexity()}, results.training_length, path)
+    for name, losses in evaluated.positions.items():
+        label, path = picture("positions", name)
+        draw_positions({label: losses}, evaluated.extrapolations[name].training_length, path)
+    if evaluated.passkey is not None:
+        label, path = picture("passkey")
+        draw_passkey({label: evaluated.passkey}, path)
+    return [file.with_name(f"{file.name}{ending}") for file in files for ending in (".json", ".csv", ".png")]
 
 
 def draw_run_heads(request: HeadsRequest) -> list[Path]:
@@ -131,20 +145,47 @@ def request_parts(run: RunSettings, data: Path | None) -> tuple[BlendPart, ...]:
     return run.data.model_copy(update={"prefix": data, "blend": None}).parts
 
 
-def request_settings(base: EvaluationSettings, request: EvaluationRequest) -> EvaluationSettings:
-    """The run's evaluation settings with what was asked for laid on top."""
+def request_settings(run: RunSettings, request: EvaluationRequest) -> tuple[EvaluationSettings, DataSettings]:
+    """The run's evaluation settings with what was asked for laid on top, and the data that they are about.
+
+    Raises:
+        EvaluationError: an unknown mode or split, or a split of evaluation sets, which have one of their own.
+    """
+    base = run.evaluation
     asked: dict[str, object] = {
         "mode": request.mode,
         "sequences": request.sequences,
         "last_k": request.last_k,
+        "split": request.split,
         "lengths": None if request.lengths is None else parse_lengths(request.lengths),
+        "positions": _measured(request.positions, base.positions, PositionLossSettings()),
+        "passkey": _measured(request.passkey, base.passkey, PasskeySettings()),
     }
-    try:
-        return EvaluationSettings.model_validate(
-            base.model_dump() | {key: value for key, value in asked.items() if value is not None}
-        )
-    except ValueError as error:
-        raise EvaluationError(f"--mode {request.mode} is unknown; choose from fixed_target, last_k, all") from error
+    changes = {key: value for key, value in asked.items() if value is not None}
+    sets, data = request_sets(run, request.data)
+    if sets is not None and request.split is not None:
+        raise EvaluationError("--split is for the run's own data or --data: evaluation.sets have splits of their own")
+    for key, choices in (("mode", "fixed_target, last_k, all"), ("split", "train, valid, test")):
+        if key in changes and changes[key] not in choices.split(", "):
+            raise EvaluationError(f"--{key} {changes[key]} is unknown; choose from {choices}")
+    measured = {"positions": request.positions, "passkey": request.passkey}
+    off = {key: None for key, wanted in measured.items() if wanted is False}
+    return base.model_copy(update={**changes, **off, "sets": sets}), data
+
+
+def _measured(wanted: bool | None, base: Settings | None, default: Settings) -> Settings | None:
+    return base or default if wanted else None
+
+
+def request_sets(run: RunSettings, data: Path | None) -> tuple[dict[str, EvaluationSet] | None, DataSettings]:
+    """The evaluation sets, or the one of them that is named, or none where other data is; and that data."""
+    sets = run.evaluation.sets
+    if sets is not None and (data is None or str(data) in sets):
+        return (sets if data is None else {str(data): sets[str(data)]}), run.data
+    if data is None:
+        return None, run.data
+    (part,) = request_parts(run, data)
+    return None, part.settings
 
 
 def parse_lengths(text: str) -> tuple[int, ...]:
@@ -158,8 +199,10 @@ def parse_lengths(text: str) -> tuple[int, ...]:
     return tuple(lengths)
 
 
-def results_table(found: Mapping[str, Extrapolation], title: str) -> Table:
-    """What the command prints: results by name of the dataset, which is shown where there are several."""
+def results_table(evaluated: Evaluated) -> Table:
+    """What the command prints: results by name of the dataset, which is shown where there are several; passkey
+    retrieval below."""
+    found = evaluated.extrapolations
     rows = [
         ([name] if len(found) > 1 else [])
         + [
@@ -175,4 +218,18 @@ def results_table(found: Mapping[str, Extrapolation], title: str) -> Table:
     ]
     columns = ["length", "perplexity", "bits per byte", "tokens scored", "sequences", "seconds"]
     mode = next(iter(found.values())).mode
-    return make_table(f"{title}, mode {mode}", (["data"] if len(found) > 1 else []) + columns, rows)
+    table = make_table(f"{evaluated.path}, mode {mode}", (["data"] if len(found) > 1 else []) + columns, rows)
+    if evaluated.passkey is not None:
+        table.caption, table.caption_justify = "\n".join(passkey_lines(evaluated.passkey)), "left"
+    return table
+
+
+def passkey_lines(passkey: Passkey) -> list[str]:
+    """A line a length, means over depths."""
+    lines = [f"passkey retrieval, chance {1 / passkey.candidates:.3g}:"]
+    for length in dict.fromkeys(place.length for place in passkey.places):
+        places = [place for place in passkey.places if place.length == length]
+        likeliest = fmean(place.likelihood for place in places)
+        exact = fmean(place.exact for place in places)
+        lines.append(f"length {length}: likeliest {likeliest:.3f}, written {exact:.3f}")
+    return lines

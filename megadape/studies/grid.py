@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -53,18 +53,23 @@ class Study:
             ConfigurationError: settings of a run are wrong; the message names the cell.
         """
         chosen = self.settings
-        grid = product(chosen.seeds, chosen.sizes, chosen.training_lengths, chosen.methods)
-        return tuple(self._cell(size, length, method, seed) for seed, size, length, method in grid)
+        grid = list(product(chosen.sizes, chosen.training_lengths, chosen.methods))
+        alike = {place: self._load(*place) for place in grid}
+        return tuple(self._cell(*place, seed, alike[place]) for seed in chosen.seeds for place in grid)
 
     @property
     def data_prefix(self) -> Path:
         """Of the dataset that the study makes from its own text."""
         return self.settings.folder / "data" / "text"
 
-    def _cell(self, size: str, length: int, method: str, seed: int) -> Cell:
+    def _cell(self, size: str, length: int, method: str, seed: int, run: RunSettings) -> Cell:
+        run_dir = self.settings.folder / "runs" / f"{size}-{length}" / method / f"seed-{seed}"
+        return Cell(size, length, method, seed, run.model_copy(update={"run_dir": run_dir, "seed": seed}))
+
+    def _load(self, size: str, length: int, method: str) -> RunSettings:
+        """What the runs of all seeds share."""
         chosen = self.settings
-        run_dir = chosen.folder / "runs" / f"{size}-{length}" / method / f"seed-{seed}"
-        own: dict[str, Any] = {"run_dir": str(run_dir), "seed": seed, "training": {"sequence_length": length}}
+        own: dict[str, Any] = {"run_dir": str(chosen.folder), "training": {"sequence_length": length}}
         if chosen.text is not None:
             own["data"] = {"prefix": str(self.data_prefix)}
         layers = [
@@ -74,7 +79,7 @@ class Study:
             Overlay(own, f"{self.file} (the grid)"),
         ]
         try:
-            return Cell(size, length, method, seed, load(layers))
+            return load(layers)
         except ConfigurationError as error:
             raise ConfigurationError(
                 f"{self.file}: size {size}, training length {length}, method {method}: {error}"
@@ -122,12 +127,3 @@ def choose_cells(study: Study, named: Sequence[str]) -> tuple[Cell, ...]:
             )
         found |= matching
     return tuple(cell for cell in study.cells if cell.name in found)
-
-
-def differing_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two runs' settings, as far as it decides what is trained."""
-    return [
-        f"{key} was {before.get(key)} and is {now.get(key)}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]

@@ -31,7 +31,7 @@ class Layer(Settings):
     files: tuple[Path, ...] = ()
     """Settings files as megadape train takes them, relative to the study file."""
 
-    set: dict[str, Any] = {}
+    set: dict[str, Any] = Field(default_factory=dict)
     """Keys laid over the files, nested as in a settings file."""
 
 

@@ -1,15 +1,21 @@
-"""The demo's text: the running Python's own standard library, or what the user brings."""
+"""Text for the demo and for studies that bring none: the running Python's own standard library, or what the user
+brings, preprocessed."""
 
 from __future__ import annotations
 
 import json
 import sysconfig
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from megadape.data import CorpusReader
+from megadape.console import Bars, preprocessing_note
+from megadape.data import CorpusReader, DatasetManifest, PreprocessSettings, preprocess, tokenizer_settings
 from megadape.data.files import write_whole
+from megadape.data.tokenizers.train import TrainTokenizerSettings, train_tokenizer
 from megadape.errors import DataError
+from megadape.machine import available_cpus
 
 SUFFIXES = (".py", ".md", ".rst", ".tex")
 """Read as plain text besides .txt."""
@@ -21,6 +27,58 @@ PIECES = 200
 
 APART = {"site-packages", "dist-packages", "test", "tests"}
 """Folders that are not the library itself, or not there on every machine."""
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """Which text, and how it becomes tokens."""
+
+    source: Path | None
+    """A file or a folder; None: the standard library."""
+    folder: Path
+    """Where the dataset goes: FOLDER/text.bin, .idx, .json."""
+    tokenizer: str
+    """byte, or sentencepiece, which is trained on the text."""
+    vocabulary: int = 512
+    """With sentencepiece: pieces."""
+    tokenizer_bytes: int = 4_000_000
+    """With sentencepiece: text that it is trained on."""
+    seed: int = 1234
+    """With sentencepiece: of the choice of that text."""
+
+
+def prepare_text(request: TextRequest, bars: Bars) -> DatasetManifest:
+    """Train the tokenizer and preprocess the text, both from scratch each time (seconds)."""
+    try:
+        request.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{request.folder} cannot be written: {error}") from error
+    inputs = tuple(demo_inputs(request.source, request.folder))
+    plain: dict[str, Any] = {"inputs": inputs, "text_suffixes": SUFFIXES, "skip_undecodable": True}
+    if request.tokenizer == "sentencepiece":
+        training = TrainTokenizerSettings(
+            **plain,
+            output=request.folder / "demo.model",
+            vocab_size=request.vocabulary,
+            max_bytes=request.tokenizer_bytes,
+            threads=available_cpus(),
+            seed=request.seed,
+        )
+        tokenizer = train_tokenizer(
+            training,
+            lambda p: bars.update("tokenizer", p.stage == "done", 1, f"{p.stage}, {p.text_bytes / 1e6:.1f} MB"),
+        )
+    else:
+        tokenizer = tokenizer_settings(request.tokenizer)
+    settings = PreprocessSettings(
+        **plain,
+        prefix=request.folder / "text",
+        tokenizer=tokenizer,
+        append_eod=True,
+        workers=available_cpus(),
+        resume=False,
+    )
+    return preprocess(settings, lambda p: bars.update("preprocessing", p.fraction, 1.0, preprocessing_note(p)))
 
 
 def standard_library() -> list[Path]:
@@ -37,12 +95,12 @@ def demo_inputs(text: Path | None, folder: Path) -> list[Path]:
     if text is None:
         return standard_library()
     if not text.exists():
-        raise DataError(f"--text {text} does not exist: give a file or a folder of text")
+        raise DataError(f"the text {text} does not exist: give a file or a folder of text")
     suffixes = (*SUFFIXES, text.suffix) if text.is_file() and text.suffix else SUFFIXES
     documents = [document.text for document in CorpusReader([text], text_suffixes=suffixes, skip_undecodable=True)]
     size = sum(map(len, documents))
     if not size:
-        raise DataError(f"--text {text} holds no text")
+        raise DataError(f"the text {text} holds no text")
     if len(documents) >= FEW_DOCUMENTS:
         return [text]
     pieces = folder / "pieces.jsonl"

@@ -63,7 +63,8 @@ def train(run: Run, settings_text: str, reporter: Reporter, stop_after_steps: in
     with StopSignals() as signals, ending_together(place.rank, place.world), joined as mesh:
         trainer = Trainer(run, mesh, reporter)
         if mesh.is_first:
-            prepare_run_folder(run.run_dir, settings_text, mesh, {"threads": threads, "kernels": trainer.kernels})
+            facts = {"threads": threads, "kernels": trainer.kernels, "parameters": trainer.parameters}
+            prepare_run_folder(run.run_dir, settings_text, mesh, facts)
             reporter.message(f"{threads} thread{'s' * (threads > 1)} a rank (set OMP_NUM_THREADS for another number)")
         return fit(trainer, signals, started, stop_after_steps)
 

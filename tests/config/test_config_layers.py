@@ -12,7 +12,7 @@ from example_settings import Alibi, Dape, DapeV2, Fire, Model, Rope, Run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megadape.config import DEFAULT, OVERRIDE, Origin, load, load_with_origins
+from megadape.config import DEFAULT, OVERRIDE, Origin, Overlay, load, load_with_origins
 from megadape.config.layers import merge
 from megadape.config.slots import ANYTHING
 from megadape.config.tree import Node, Plain
@@ -168,3 +168,17 @@ def test_malformed_overrides(write_file: WriteFile, override: str, start: str, r
 def test_importing_the_package_is_light() -> None:
     code = "import sys, megadape.config; sys.exit(any(name in sys.modules for name in ('torch', 'deepspeed', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_settings_that_are_no_file_lie_between_files_and_name_their_place(tmp_path: Path) -> None:
+    first, last = tmp_path / "first.yaml", tmp_path / "last.yaml"
+    first.write_text("seed: 1\nrun_dir: r\ndata: {prefix: p}\n")
+    last.write_text("model: {num_heads: 2}\n")
+    shape = {"num_layers": 1, "hidden_size": 8, "num_heads": 4}
+    steps = {"steps": 1, "sequence_length": 8, "global_batch_size": 1, "micro_batch_size": 1}
+    between = Overlay({"seed": 2, "model": shape, "training": steps}, "study.yaml (base.set)")
+    loaded = load_with_origins([first, between, last])
+    assert (loaded.settings.seed, loaded.settings.model.num_heads) == (2, 2)
+    assert str(loaded.origins["seed",]) == "study.yaml (base.set)"
+    with pytest.raises(ConfigurationError, match=r"study.yaml \(base.set\): sead: unknown key; did you mean seed"):
+        load_with_origins([first, Overlay({"sead": 2}, "study.yaml (base.set)"), last])

@@ -10,29 +10,33 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-from matplotlib.transforms import offset_copy
 
 from megadape.errors import EvaluationError
-from megadape.evaluation.figures.labels import format_value, spread_labels
+from megadape.evaluation.figures.end_labels import LINE_HEIGHT, EndLabel, label_ends
+from megadape.evaluation.figures.labels import format_value
 from megadape.evaluation.figures.style import COLUMN_WIDTH, TYPOGRAPHY, add_title, plain_number, save_figure, style_of
 from megadape.evaluation.output import write_table
 
 Curves = Mapping[str, Mapping[int, float]]
 """Method -> length -> value (perplexity, bits per byte)."""
 
-LINE_HEIGHT = 9.0  # points, from one end label to the next
-LABEL_OFFSET = 9.0  # points, from the axes to the end labels
-MOST_LABELS = 0.45  # of the width; for longer names the figure grows
+Bands = Mapping[str, Mapping[int, tuple[float, float]]]
+"""Method -> length -> (low, high) around the value."""
+
 LOG_SPREAD = 4.0  # from this ratio of largest to smallest value on, the y axis is logarithmic
 SHOWN_SPREAD = 1000.0  # a value larger than this times the smallest stands at the upper edge
 MOST_TICKS = 8
 
 
 def draw_extrapolation(
-    curves: Curves, training_length: int, path: Path, *, ylabel: str = "perplexity", title: str | None = None
+    curves: Curves,
+    training_length: int,
+    path: Path,
+    *,
+    ylabel: str = "perplexity",
+    title: str | None = None,
+    bands: Bands | None = None,
 ) -> None:
     """Draw each method's value against evaluation length, the training length marked, the last value beside each line.
 
@@ -44,6 +48,7 @@ def draw_extrapolation(
         path: its suffix names the format.
         ylabel: what the values are.
         title: a line above the figure; papers have it in the caption instead.
+        bands: shaded around the lines; the caption should say what they are.
 
     Raises:
         EvaluationError: nothing to draw, a value that is no number, an unknown suffix, or an unwritable file.
@@ -54,20 +59,22 @@ def draw_extrapolation(
         height = max(2.5, 0.8 + LINE_HEIGHT / 72 * len(curves))
         figure = Figure(figsize=(COLUMN_WIDTH, height), layout="constrained")
         axes = figure.add_subplot()
-        _set_length_axis(axes, lengths_of(curves), training_length)
-        top = _set_value_axis(axes, values)
+        set_length_axis(axes, lengths_of(curves), training_length)
+        top = set_value_axis(axes, values)
         axes.set_ylabel(ylabel)
         axes.grid(axis="y")
         for method, curve in curves.items():
+            _draw_band(axes, method, (bands or {}).get(method, {}), top)
             _draw_curve(axes, method, curve, top)
-        _mark_training_length(axes, training_length)
+        mark_training_length(axes, training_length)
         if max(values) > top:
             figure.text(
                 0.99, 0.015, "\N{BLACK UP-POINTING TRIANGLE} off the scale", ha="right", color="#444444", fontsize=6.5
             )
         if title is not None:
             add_title(figure, title)
-        _label_ends(figure, axes, curves, top)
+        last = lengths_of(curves)[-1]
+        label_ends(figure, axes, [_end(method, curve, top, last) for method, curve in curves.items()])
         save_figure(figure, path)
 
 
@@ -102,21 +109,22 @@ def check_curves(curves: Curves) -> None:
                 )
 
 
-def _set_length_axis(axes: Axes, lengths: Sequence[int], training_length: int) -> None:
+def set_length_axis(axes: Axes, lengths: Sequence[int], training_length: int, most: int = MOST_TICKS) -> None:
+    """Lengths on a logarithmic axis, as many of them named as stand side by side."""
     first, last = min(lengths[0], training_length), max(lengths[-1], training_length)
     axes.set_xscale("log", base=2)
     margin = max((last / first) ** 0.03, 1.02)
     axes.set_xlim(first / margin, last * margin)
     ticks = [lengths[-1]]
     for length in reversed(lengths[:-1]):  # as many as stand side by side; the longest is always there
-        if log2(ticks[-1] / length) >= log2(last / first) / MOST_TICKS:
+        if log2(ticks[-1] / length) >= log2(last / first) / most:
             ticks.append(length)
     axes.set_xticks(ticks, labels=[str(length) for length in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("evaluation length (tokens)")
 
 
-def _set_value_axis(axes: Axes, values: Sequence[float]) -> float:
+def set_value_axis(axes: Axes, values: Sequence[float]) -> float:
     """Choose scale and limits; returns the upper limit, at which larger values are drawn."""
     finite = [value for value in values if isfinite(value)]
     if not finite:
@@ -154,7 +162,16 @@ def _draw_curve(axes: Axes, method: str, curve: Mapping[int, float], top: float)
         axes.plot(clipped, [top] * len(clipped), "^", markersize=5, color=style.colour, clip_on=False)
 
 
-def _mark_training_length(axes: Axes, training_length: int) -> None:
+def _draw_band(axes: Axes, method: str, band: Mapping[int, tuple[float, float]], top: float) -> None:
+    """Shade from low to high; the part above the upper edge is cut off."""
+    lengths = sorted(band)
+    if len(lengths) > 1:
+        low, high = ([min(band[length][side], top) for length in lengths] for side in (0, 1))
+        axes.fill_between(lengths, low, high, color=style_of(method).colour, alpha=0.16, linewidth=0, zorder=2)
+
+
+def mark_training_length(axes: Axes, training_length: int) -> None:
+    """A dashed line at the training length, its label on the emptier side."""
     axes.axvline(training_length, color="#666666", linewidth=0.7, linestyle=(0, (3, 2)), zorder=1)
     first, last = axes.get_xlim()
     left = training_length**2 <= first * last  # in the left half of a logarithmic axis
@@ -171,45 +188,7 @@ def _mark_training_length(axes: Axes, training_length: int) -> None:
     )
 
 
-def _label_ends(figure: Figure, axes: Axes, curves: Curves, top: float) -> None:
-    """Write each method's name and last value at the right edge, as near to its line's end as the others allow."""
-    last = lengths_of(curves)[-1]
-    labels = [_label_end(axes, method, max(curve), curve[max(curve)], top, last) for method, curve in curves.items()]
-    # the text alone: an annotation's own extent includes its arrow
-    width = max(Text.get_window_extent(label).width for label in labels) / figure.dpi + LABEL_OFFSET / 72
-    figure.set_figwidth(max(COLUMN_WIDTH, width / MOST_LABELS))
-    engine = figure.get_layout_engine()
-    assert isinstance(engine, ConstrainedLayoutEngine)
-    engine.set(rect=(0, 0, 1 - width / figure.get_figwidth(), 1))
-    # the height of the axes is known only once they are laid out
-    figure.draw_without_rendering()
-    to_fraction = axes.transData + axes.transAxes.inverted()
-    wanted = [float(to_fraction.transform(label.xy)[1]) for label in labels]
-    gap = LINE_HEIGHT / 72 * figure.dpi / axes.bbox.height
-    for label, place in zip(labels, spread_labels(wanted, gap, 0.0, 1.0), strict=True):
-        label.xyann = (1, place)
-
-
-def _label_end(axes: Axes, method: str, end: int, value: float, top: float, last: int) -> Annotation:
-    style = style_of(method)
+def _end(method: str, curve: Mapping[int, float], top: float, last: int) -> EndLabel:
+    end = max(curve)
     early = f" at {end}" if end != last else ""
-    label = axes.annotate(
-        f"{method}  {format_value(value)}{early}",
-        (end, min(value, top)),
-        xytext=(1, 0.5),
-        textcoords=offset_copy(axes.transAxes, axes.get_figure(root=True), x=LABEL_OFFSET, units="points"),
-        va="center",
-        annotation_clip=False,
-        arrowprops={
-            "arrowstyle": "-",
-            "linewidth": 0.5,
-            "linestyle": ":" if early else "-",
-            "color": style.colour,
-            "relpos": (0, 0.5),
-            "shrinkA": 1,
-            "shrinkB": 3,
-        },
-        **style.text(),
-    )
-    label.set_in_layout(False)
-    return label
+    return EndLabel(method, f"{format_value(curve[end])}{early}", (end, min(curve[end], top)), bool(early))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import rc_context
@@ -15,10 +14,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from megadape.errors import EvaluationError
 from megadape.evaluation.figures.style import COLUMN_WIDTH, PAGE_WIDTH, TYPOGRAPHY, add_title, plain_number, save_figure
+from megadape.evaluation.head_profiles import HeadProfile, rounding, running_mean
 from megadape.evaluation.output import write_table
-
-if TYPE_CHECKING:  # a picture needs no torch
-    from megadape.evaluation.heads import HeadProfile
 
 QUANTITIES = {
     "score": ("attention score", "#0072B2"),
@@ -29,7 +26,6 @@ QUANTITIES = {
 
 BLOCK_HEADS = 8  # more heads than this stand in two blocks side by side
 SHARED_SPREAD = 3.0  # heads share an axis unless one spans this many times what most of them do
-BINS_PER_OCTAVE = 2
 
 Values = Mapping[str, np.ndarray]
 """Field of a profile -> [heads, distances]."""
@@ -79,8 +75,7 @@ def write_heads_csv(profile: HeadProfile, path: Path) -> None:
 
 def is_present(values: Values, name: str) -> bool:
     """Whether the model has such a term: always scores; others if they exceed float32's rounding of the logits."""
-    rounding = 4 * np.finfo(np.float32).eps * (np.abs(values["score"]) + np.abs(values["bias"]))
-    return name == "score" or bool((np.abs(values[name]) > rounding).any())
+    return name == "score" or bool((np.abs(values[name]) > rounding(values["score"], values["bias"])).any())
 
 
 def shared_limits(values: np.ndarray) -> Limits:
@@ -90,14 +85,6 @@ def shared_limits(values: np.ndarray) -> Limits:
         return None
     margin = 0.06 * np.ptp(values) or 1.0
     return float(values.min() - margin), float(values.max() + margin)
-
-
-def running_mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means over bins of distance, half an octave wide: [n] -> (mean distance of each bin, mean value of each bin)."""
-    distances = np.arange(len(values))
-    bins = np.where(distances == 0, -1, np.floor(BINS_PER_OCTAVE * np.log2(np.maximum(distances, 1)))).astype(int)
-    _, members, counts = np.unique(bins, return_inverse=True, return_counts=True)
-    return np.bincount(members, distances) / counts, np.bincount(members, values) / counts
 
 
 def describe(profile: HeadProfile, shown: Sequence[str], title: str | None) -> str:

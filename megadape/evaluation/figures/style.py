@@ -1,8 +1,9 @@
 """What figures look like: type, lines, and one look per method, the same in every figure.
 
 Colour and marker tell the position encoding, so that DAPE over an encoding stands beside its baseline; DAPE is the
-thick line with filled markers. Colours are Okabe and Ito's and Paul Tol's: colour-blind readers tell them apart, and in
-grey the markers do.
+thick line with filled markers. What follows the encoding in a name, as d16 in dape-kerple-d16, names a variant: it
+keeps the colour, and has a marker and dashes of its own. Colours are Okabe and Ito's and Paul Tol's: colour-blind
+readers tell them apart, and in grey the markers do.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ import io
 import re
 import textwrap
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from megadape.errors import EvaluationError
 from megadape.evaluation.output import write_whole
+
+Look = TypeVar("Look")
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -75,6 +79,29 @@ DASHES: dict[str, Any] = {"dape": "-", "dape_v2": (0, (4, 1.2))}
 
 MIXED = re.compile(r"(dape(?:_v2)?)_(.+)")
 
+VARIANTS = {
+    "d4": ("v", (0, (1, 1.2))),
+    "d8": ("^", (0, (2, 1.2))),
+    "d16": ("D", (0, (3.5, 1.2))),
+    "d32": ("s", (0, (6, 1.2))),
+    "d64": ("p", (0, (9, 1.2))),
+    "static": ("X", (0, (1, 2))),
+    "concat": ("P", (0, (5, 1.5, 1, 1.5))),
+    "add": ("*", (0, (5, 1.5, 1, 1.5, 1, 1.5))),
+}
+"""Variant -> marker, dashes; the more of the mixer's hidden width D, the longer the dashes."""
+
+OTHER_MARKERS = "vDs^pX*Ph<>d8H"
+OTHER_DASHES = (
+    (0, (2, 1)),
+    (0, (4, 1)),
+    (0, (7, 1.5)),
+    (0, (4, 1, 1, 1)),
+    (0, (7, 1.5, 1, 1.5)),
+    (0, (3, 1, 1, 1, 1, 1)),
+)
+"""Of variants that are not listed, in any combination."""
+
 
 @dataclass(frozen=True)
 class MethodStyle:
@@ -84,13 +111,15 @@ class MethodStyle:
     marker: str
     dash: Any
     emphasised: bool
+    variant: bool = False
+    """Of a method that has a line of its own: drawn thinner."""
 
     def line(self) -> dict[str, Any]:
         """Keywords of ``Axes.plot`` for the line."""
         return {
             "color": self.colour,
             "linestyle": self.dash,
-            "linewidth": 2.0 if self.emphasised else 1.0,
+            "linewidth": 1.0 if not self.emphasised else 1.3 if self.variant else 2.0,
             "solid_capstyle": "round",
             "zorder": 3 if self.emphasised else 4,  # thin lines over thick ones: both are seen
         }
@@ -114,14 +143,36 @@ class MethodStyle:
 
 
 def style_of(method: str) -> MethodStyle:
-    """The style of a method by name, as ``rope`` or ``dape-kerple``; an unknown name has one too, always the same."""
+    """The style of a method by name, as ``rope``, ``dape-kerple`` or ``dape-kerple-d16``.
+
+    An unknown name has one too, always the same.
+    """
     name = re.sub(r"\W+", "_", method.lower())
     mixed = MIXED.fullmatch(name)
-    kind, encoding = mixed.groups() if mixed else (None, name)
-    known = next((key for key in LOOKS if key == encoding or key.startswith(f"{encoding}_")), None)
-    # crc32, not hash(): the same in every process
-    colour, marker = LOOKS[known] if known else list(LOOKS.values())[zlib.crc32(encoding.encode()) % len(LOOKS)]
-    return MethodStyle(colour, marker, DASHES[kind] if kind else "-", kind is not None)
+    kind, rest = mixed.groups() if mixed else (None, name)
+    known, variant = split_variant(rest)
+    colour, marker = LOOKS[known] if known else pick(list(LOOKS.values()), rest)
+    dash = DASHES[kind] if kind else "-"
+    if variant:
+        others = [sign for sign in OTHER_MARKERS if sign != marker]
+        marker, dash = VARIANTS.get(variant) or (pick(others, variant), pick(OTHER_DASHES, variant[::-1]))
+    return MethodStyle(colour, marker, dash, kind is not None, bool(variant))
+
+
+def split_variant(name: str) -> tuple[str | None, str]:
+    """``kerple_d16`` -> ("kerple_log", "d16"): the encoding that a name begins with, and what follows."""
+    words = name.split("_")
+    for count in range(len(words), 0, -1):
+        begins = "_".join(words[:count])
+        known = next((key for key in LOOKS if key == begins or key.startswith(f"{begins}_")), None)
+        if known:
+            return known, "_".join(words[count:])
+    return None, ""
+
+
+def pick(choices: Sequence[Look], name: str) -> Look:
+    """One of several looks for a name; crc32, not hash(): the same in every process."""
+    return choices[zlib.crc32(name.encode()) % len(choices)]
 
 
 def add_title(figure: Figure, title: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,15 +21,14 @@ def write_markdown(report: DemoReport, path: Path) -> None:
     Raises:
         EvaluationError: as ``comparison_rows``, or an unwritable file.
     """
-    columns, rows = compare(report, lambda text: f"**{text}**", escape_markdown)
-    table = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    columns, rows = compare(report, bold, escape_markdown)
     parts = [
         f"# {escape_markdown(report.title)}",
         *map(escape_markdown, report.summary),
-        "\n".join(f"| {' | '.join(row)} |" for row in table),
+        markdown_table(columns, rows),
         escape_markdown(describe_mode(report)),
-        *(f"![{escape_markdown(caption)}](<{_link(figure, path)}>)" for caption, figure in report.figures),
-        "\n".join(f"- {escape_markdown(label)}: {escape_markdown(value)}" for label, value in report.facts.items()),
+        *(linked_figure(caption, figure, path) for caption, figure in report.figures),
+        markdown_facts(report.facts),
     ]
     write_whole(path, "\n\n".join(part for part in parts if part) + "\n")
 
@@ -38,5 +38,27 @@ def escape_markdown(text: str) -> str:
     return SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 
-def _link(figure: Path, page: Path) -> str:
-    return quote(os.path.relpath(figure, page.parent))
+def bold(text: str) -> str:
+    """Strong type."""
+    return f"**{text}**"
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
+    """A table; the cells are put in as they are, the first columns flush left, the others flush right."""
+    rule = ["---:" if place >= text_columns else "---" for place in range(len(head))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *rows])
+
+
+def markdown_facts(facts: Mapping[str, str]) -> str:
+    """Label and value, a line each."""
+    return "\n".join(f"- {escape_markdown(label)}: {escape_markdown(value)}" for label, value in facts.items())
+
+
+def linked_figure(caption: str, figure: Path, page: Path) -> str:
+    """A picture with its caption, linked relative to the page."""
+    return f"![{escape_markdown(caption)}](<{relative_link(figure, page)}>)"
+
+
+def relative_link(target: Path, page: Path) -> str:
+    """What a page calls another file, quoted for a link."""
+    return quote(os.path.relpath(target, page.parent))

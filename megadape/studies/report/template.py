@@ -12,11 +12,12 @@ STYLE = """
 }
 * { box-sizing: border-box; }
 body {
-  margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 62rem; background: var(--paper); color: var(--text);
+  margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 76rem; background: var(--paper); color: var(--text);
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif;
 }
 h1 { margin: 0 0 1rem; font-size: 1.7rem; line-height: 1.25; text-wrap: balance; }
 h2 { margin: 2.5rem 0 .6rem; font-size: 1.15rem; }
+h3 { margin: 1.8rem 0 .5rem; font-size: 1rem; }
 p { margin: .6rem 0; max-width: 44rem; }
 .summary p { font-size: 1.06rem; }
 .note { color: var(--quiet); font-size: .9rem; }
@@ -27,8 +28,12 @@ thead th { border-bottom: 1.5px solid var(--text); font-weight: 600; vertical-al
 thead small { display: block; color: var(--quiet); font-weight: 400; font-size: .75rem; }
 tbody tr:last-child > * { border-bottom: 1.5px solid var(--text); }
 th:first-child {
-  position: sticky; left: 0; padding-left: 0; text-align: left; background: var(--paper); font-weight: 600;
+  position: sticky; left: 0; z-index: 1; padding-left: 0; text-align: left; background: var(--paper); font-weight: 600;
 }
+th.words, td.words { text-align: left; }
+td.words { min-width: 9rem; white-space: normal; }
+td { position: relative; }
+td sup { position: absolute; font-weight: 400; line-height: 1.2; }
 td.best { color: var(--accent); font-weight: 700; }
 figure { margin: 1.6rem 0; }
 figure img {
@@ -42,6 +47,13 @@ dl {
 }
 dt { color: var(--quiet); }
 dd { margin: 0; overflow-wrap: anywhere; white-space: pre-line; }
+pre {
+  margin: .6rem 0; padding: .7rem .9rem; overflow-x: auto; border: 1px solid var(--line); border-radius: 4px;
+  font: .82rem/1.45 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
+}
+code { font: .88em ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
+details { margin: .8rem 0; }
+summary { cursor: pointer; color: var(--accent); font-size: .95rem; }
 @media (max-width: 30rem) {
   body { padding-top: 1.5rem; }
   h1 { font-size: 1.4rem; }
@@ -64,21 +76,7 @@ PAGE = Template("""<!DOCTYPE html>
 </head>
 <body>
 <h1>$title</h1>
-<div class="summary">
-$summary
-</div>
-<h2>Perplexity by length</h2>
-$perplexity
-<p class="note">$note</p>
-$figures
-<h2>Bits per byte by length</h2>
-$bits_per_byte
-<h2>What training took</h2>
-$training
-<h2>How to repeat it</h2>
-<dl>
-$facts
-</dl>
+$body
 </body>
 </html>
 """)

@@ -1,0 +1,112 @@
+"""From a CHE study file to its experiments."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from megadape.chomsky.settings import ExperimentSettings, Method
+from megadape.config import Overlay, load
+from megadape.errors import ConfigurationError
+from megadape.studies.che.settings import CheSettings
+
+
+@dataclass(frozen=True)
+class CheCell:
+    """One experiment of a study."""
+
+    task: str
+    method: str
+    seed: int
+    experiment: ExperimentSettings
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Its folder below runs/, and its name on the command line."""
+        return f"{self.task}/{self.method}/seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class CheStudy:
+    """A CHE study file, read."""
+
+    file: Path
+    """As given."""
+    settings: CheSettings
+
+    @cached_property
+    def methods(self) -> dict[str, Method]:
+        """Name -> what it is; ``ConfigurationError`` names the method whose settings are wrong."""
+        methods = {}
+        for name, layer in self.settings.methods.items():
+            files: list[Path | Overlay] = [Path(os.path.normpath(self.file.parent / file)) for file in layer.files]
+            own = [Overlay(layer.set, f"{self.file} (methods.{name}.set)")] if layer.set else []
+            try:
+                methods[name] = load([*files, *own], root=Method)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{self.file}: method {name}: {error}") from error
+        return methods
+
+    @cached_property
+    def cells(self) -> tuple[CheCell, ...]:
+        """All experiments, seed by seed."""
+        chosen = self.settings
+        return tuple(
+            self._cell(task, method, seed)
+            for seed in chosen.seeds
+            for task in chosen.tasks
+            for method in chosen.methods
+        )
+
+    def _cell(self, task: str, method: str, seed: int) -> CheCell:
+        chosen = self.settings
+        experiment = ExperimentSettings(
+            task=task,
+            method=self.methods[method],
+            seed=seed,
+            encoder=chosen.encoder,
+            training=chosen.training,
+            scoring=chosen.scoring,
+            options=chosen.options,
+            device=chosen.device,
+        )
+        return CheCell(task, method, seed, experiment, chosen.folder / "runs" / task / method / f"seed-{seed}")
+
+
+def read_che(file: Path, overrides: Sequence[str] = ()) -> CheStudy:
+    """Read a CHE study file; its experiments are checked all together before the first of them is run.
+
+    Args:
+        file: YAML.
+        overrides: ``key.path=value``, laid over the file.
+
+    Raises:
+        ConfigurationError: every mistake, with file, line and key.
+    """
+    study = CheStudy(file, load([file], overrides, root=CheSettings))
+    assert study.cells
+    return study
+
+
+def choose_cells(study: CheStudy, named: Sequence[str]) -> tuple[CheCell, ...]:
+    """The experiments whose names are given, or begin as given up to a slash; all where nothing is.
+
+    Raises:
+        ConfigurationError: none is named so.
+    """
+    wanted = [name.strip("/") for name in named]
+    for name in wanted:
+        if not any(_is_named(cell, name) for cell in study.cells):
+            raise ConfigurationError(
+                f"{study.file} has no experiment {name!r}; they are named as {study.cells[0].name}, and "
+                f"{study.cells[0].task} names all of one task"
+            )
+    return tuple(cell for cell in study.cells if not wanted or any(_is_named(cell, name) for name in wanted))
+
+
+def _is_named(cell: CheCell, name: str) -> bool:
+    return cell.name == name or cell.name.startswith(f"{name}/")

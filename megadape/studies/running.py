@@ -1,0 +1,145 @@
+"""A study in processes of this machine: nothing is run twice, a run that fails does not stop the others, and the same
+command goes on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from megadape.config import dump_yaml, load
+from megadape.console import Bars
+from megadape.data.manifest import manifest_path
+from megadape.errors import ConfigurationError, EvaluationError
+from megadape.evaluation.output import write_whole
+from megadape.machine import available_cpus
+from megadape.parallel.mesh import Place
+from megadape.studies.cell import is_done, run_cell
+from megadape.studies.grid import Cell, Study
+from megadape.studies.local import Job, run_jobs
+from megadape.studies.progress import format_time
+from megadape.studies.settings import StudySettings
+from megadape.studies.text import TextRequest, prepare_text
+
+
+def run_study(study: Study, cells: Sequence[Cell], at_once: int | None, bars: Bars) -> dict[str, str]:
+    """Train and evaluate what is not done.
+
+    Args:
+        study: the study.
+        cells: those of its cells that are wanted.
+        at_once: processes; None: one for each GPU, else for each CPU.
+        bars: told of progress.
+
+    Returns:
+        Runs that failed, by name -> why.
+    """
+    prepare_study(study, bars)
+    todo = [cell for cell in cells if not is_done(cell)]
+    if len(todo) < len(cells):
+        bars.message(f"{len(cells) - len(todo)} of {len(cells)} runs are done already")
+    if not todo:
+        return {}
+    check_single(todo)
+    slots = device_slots()
+    at_once = min(at_once or len(slots), len(todo))
+    threads = int(os.environ.get("OMP_NUM_THREADS", "0")) or max(1, available_cpus() // at_once)
+    bars.message(f"{len(todo)} runs, {at_once} at once, {threads} thread{'s' * (threads > 1)} each")
+    jobs, failures = [Job(cell.name, run_cell, (cell,)) for cell in todo], dict[str, str]()
+    started, ended = time.monotonic(), 0
+
+    def end(name: str, how: str) -> None:
+        nonlocal ended
+        ended += 1
+        left = (time.monotonic() - started) / ended * (len(todo) - ended)
+        rest = f", about {format_time(left)} left" if ended < len(todo) else ""
+        bars.finish(name)
+        bars.message(f"{name}: {how} ({ended} of {len(todo)}{rest})")
+
+    def fail(name: str, why: str) -> None:
+        failures[name] = why.strip()
+        end(name, f"failed: {why.strip()}")
+
+    spread = [slots[index % len(slots)] for index in range(at_once)]
+    run_jobs(
+        jobs,
+        at_once,
+        threads,
+        bars.update,
+        on_result=lambda name, _: end(name, "done"),
+        on_failure=fail,
+        slots=spread,
+    )
+    return failures
+
+
+def run_here(study: Study, cells: Sequence[Cell], bars: Bars) -> None:
+    """Train and evaluate one cell in this process, or in the ranks that a launcher started.
+
+    Raises:
+        ConfigurationError: several cells are named, or the study's own text is not preprocessed yet.
+    """
+    if len(cells) != 1:
+        raise ConfigurationError(f"--here makes one run, but {len(cells)} are named: give the name of one")
+    place = Place.from_environment()
+    if place.world == 1:
+        prepare_study(study, bars)
+    elif study.settings.text is not None and not manifest_path(study.data_prefix).exists():
+        raise ConfigurationError(
+            f"{study.data_prefix} is not there, and several ranks do not make it together: start megadape study run "
+            f"{study.file} in one process first"
+        )
+    cell = cells[0]
+    run_cell(cell, lambda done, total, note: bars.update(cell.name, done, total, note))
+
+
+def prepare_study(study: Study, bars: Bars) -> None:
+    """Keep the study's settings in its folder, and preprocess its text where that is not done.
+
+    Raises:
+        ConfigurationError: the folder holds another study, or one over another text.
+        EvaluationError: the folder cannot be written.
+    """
+    chosen, kept = study.settings, study.settings.folder / "study.yaml"
+    if kept.is_file():
+        before = load([kept], root=StudySettings)
+        for key in ("name", "text"):
+            if getattr(before, key) != getattr(chosen, key):
+                raise ConfigurationError(
+                    f"{chosen.folder} holds a study whose {key} is {getattr(before, key)}, not "
+                    f"{getattr(chosen, key)}: give this one another folder"
+                )
+    try:
+        write_whole(kept, dump_yaml(chosen))
+    except EvaluationError as error:
+        raise ConfigurationError(f"the study's folder cannot be written: {error}") from error
+    if chosen.text is not None and not manifest_path(study.data_prefix).exists():
+        text = chosen.text
+        request = TextRequest(text.source, study.data_prefix.parent, text.tokenizer, text.vocabulary)
+        prepare_text(request, bars)
+
+
+def device_slots() -> list[Mapping[str, str]]:
+    """What to put into the environment of runs side by side: a GPU each, or nothing on each CPU."""
+    gpus = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpus else []
+    names = visible if len(visible) == gpus else [str(index) for index in range(gpus)]
+    return [{"CUDA_VISIBLE_DEVICES": name} for name in names] or [{}] * available_cpus()
+
+
+def check_single(cells: Sequence[Cell]) -> None:
+    """Refuse runs that need several ranks: a launcher starts those.
+
+    Raises:
+        ConfigurationError: a run is tensor- or pipeline-parallel.
+    """
+    for cell in cells:
+        parallel = cell.run.parallel
+        if parallel.tp * parallel.pp > 1:
+            ranks = parallel.tp * parallel.pp
+            raise ConfigurationError(
+                f"{cell.name} needs {ranks} ranks (parallel.tp x parallel.pp): start it with torchrun --nproc-per-node "
+                f"{ranks} -m megadape study run STUDY.yaml {cell.name} --here"
+            )
