@@ -11,7 +11,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from megadape.data import Interrupted, Progress, preprocess_keys
+from megadape.data import Interrupted, Progress
+from megadape.data.preprocess import run_command
 from megadape.data.preprocessing.arguments import parse_conditions, preprocess_settings
 from megadape.errors import MegadapeError
 
@@ -46,6 +47,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--on-bad-line", choices=["error", "skip", "quarantine"], default="error")
     add("--max-bad-lines", type=int, help="stop when there are more")
     add("--max-line-bytes", type=int, help="a longer line, or text file, is bad")
+    add("--part", metavar="I/N", help="make only the I-th of N parts, on one of many machines")
+    add("--merge-parts", type=int, metavar="N", help="make the datasets of all N parts; then remove them")
     return parser.parse_args(arguments)
 
 
@@ -137,9 +140,8 @@ def run(options: argparse.Namespace) -> None:
         **given,
     )
     report = Reporter(options.log_interval)
-    manifests = preprocess_keys(settings, report)
-    for key, prefix in settings.datasets().items():
-        print(f"{prefix}: {manifests[key].summary()}")
+    for line in run_command(settings, options.part, options.merge_parts, report):
+        print(line)
     if report.last is not None:
         print(report.last.summary())
 

@@ -1,11 +1,13 @@
 """Kill a preprocessing at random, again and again, and see whether it comes back.
 
     python tools/stress_preprocess.py --kills 200 --folder stress
+    python tools/stress_preprocess.py --kills 200 --folder stress --parts 3
 
 A corpus in many formats, with bad records in it, is preprocessed with worker processes. The run is killed (kill -9)
 after a random time or at a random fault point, or one of its workers is; after each kill no worker may be left, and the
 same command is started again with --resume. Whenever a run gets to its end, every file that it made is compared, byte
-for byte, with those of a run that was never killed, and everything begins anew.
+for byte, with those of a run that was never killed, and everything begins anew. With --parts a run makes so many parts,
+one after another, and merges them; what it is compared with was never divided.
 
 Exit code 0: nothing was lost; 1: something was, and a line says what.
 """
@@ -69,21 +71,25 @@ def make_corpus(folder: Path) -> Path:
     return folder
 
 
-def command(corpus: Path, tokenizer: Path, prefix: Path, workers: int) -> list[str]:
+def command(corpus: Path, tokenizer: Path, prefix: Path, workers: int, parts: int = 0) -> list[str]:
     """The run, and the same one again."""
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from megadape.data import preprocess_files\n"
+        "from megadape.data.preprocess import run_command\n"
+        "from megadape.data.preprocessing.arguments import preprocess_settings\n"
         "if __name__ == '__main__':\n"
-        "    corpus, tokenizer, prefix, workers = sys.argv[1:]\n"
-        "    preprocess_files([corpus], prefix, tokenizer='huggingface', tokenizer_options={'model': tokenizer},\n"
+        "    corpus, tokenizer, prefix, workers, parts = sys.argv[1:]\n"
+        "    settings = preprocess_settings([corpus], prefix, 'huggingface', {'model': tokenizer},\n"
         "        workers=int(workers), resume=True, on_bad_line='quarantine', append_eod=True,\n"
         "        block_bytes=1 << 16, shard_bytes=1 << 18)\n"
+        "    for number in range(int(parts)):\n"
+        "        run_command(settings, f'{number + 1}/{parts}', None)\n"
+        "    run_command(settings, None, int(parts) or None)\n"
     )
     path = prefix.parent.parent / "run.py"
     path.write_text(script)
-    return [sys.executable, str(path), str(corpus), str(tokenizer), str(prefix), str(workers)]
+    return [sys.executable, str(path), str(corpus), str(tokenizer), str(prefix), str(workers), str(parts)]
 
 
 def start(words: Sequence[str], log: Path, fault: str = "") -> subprocess.Popen[bytes]:
@@ -177,6 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--parts", type=int, default=0, help="make so many parts and merge them; default: one run")
     parser.add_argument("--seed", type=int, default=0, help="of times and places of the kills")
     parser.add_argument("--folder", type=Path, required=True, help="must not exist yet")
     options = parser.parse_args()
@@ -189,7 +196,7 @@ def main() -> None:
         (folder / name).mkdir()
     prefix, reference = folder / "killed" / "out", folder / "reference" / "out"
     typical = finish(command(corpus, tokenizer, reference, 1), log)
-    words = command(corpus, tokenizer, prefix, options.workers)
+    words = command(corpus, tokenizer, prefix, options.workers, options.parts)
     started = time.monotonic()
     while findings.kills.total() < options.kills and not findings.losses:
         if not kill_once(words, log, order, typical, findings):

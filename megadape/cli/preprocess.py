@@ -68,16 +68,28 @@ def preprocess(
         ),
     ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; the bytes are the same for any.")] = 1,
+    part: Annotated[
+        str | None,
+        typer.Option("--part", metavar="I/N", help="Make only the I-th of N parts, on one of many machines."),
+    ] = None,
+    merge_parts: Annotated[
+        int | None,
+        typer.Option("--merge-parts", metavar="N", min=1, help="Make the dataset of all N parts; then remove them."),
+    ] = None,
 ) -> None:
     """Turn text into a memory-mapped dataset.
 
     Reads .txt, .json, .jsonl (also .gz and .zst) and .parquet. Every record is a document, or counted as bad or passed
     over. A killed run goes on with --resume and writes the same bytes.
 
+    On many machines: the same command with --part 1/8, --part 2/8 and so on, at the same time; when all are done, once
+    with --merge-parts 8. That writes the same bytes too, and goes on by itself when it was killed.
+
     Example: megadape preprocess --input corpus.jsonl.zst --output-prefix data/corpus --tokenizer-type byte --workers 8
     """
     from megadape.console import PreprocessingReporter, open_console, progress_bars
-    from megadape.data import Interrupted, preprocess_keys
+    from megadape.data import Interrupted
+    from megadape.data.preprocess import run_command
     from megadape.data.preprocessing.arguments import parse_conditions, preprocess_settings
 
     console = open_console()
@@ -109,11 +121,11 @@ def preprocess(
     try:
         with progress_bars(console) as bars:
             reporter = PreprocessingReporter(bars)
-            manifests = preprocess_keys(settings, reporter)
+            said = run_command(settings, part, merge_parts, reporter)
     except Interrupted as interruption:
         typer.echo(f"interrupted: {interruption}", err=True)
         raise typer.Exit(130) from interruption
-    for key, prefix in settings.datasets().items():
-        console.print(f"{prefix}: {manifests[key].summary()}", markup=False)
+    for line in said:
+        console.print(line, markup=False)
     if reporter.last is not None:
         console.print(reporter.last.summary(), markup=False)

@@ -13,11 +13,14 @@ from megadape.data.loader import LoaderSettings, batch_indices, micro_batches
 from megadape.data.manifest import DatasetManifest, TokenizerManifest, load_manifest, load_tokenizer, rebuild_tokenizer
 from megadape.data.preprocess import (
     Interrupted,
+    Part,
     PreprocessSettings,
     Progress,
+    merge_parts,
     preprocess,
     preprocess_files,
     preprocess_keys,
+    preprocess_part,
 )
 from megadape.data.readers import CorpusReader, Document
 from megadape.data.run_data import RunData, open_run_data, open_training_samples
@@ -39,6 +42,7 @@ __all__ = [
     "IndexedDatasetWriter",
     "Interrupted",
     "LoaderSettings",
+    "Part",
     "PreprocessSettings",
     "Progress",
     "RunData",
@@ -57,12 +61,14 @@ __all__ = [
     "build_splits",
     "load_manifest",
     "load_tokenizer",
+    "merge_parts",
     "micro_batches",
     "open_run_data",
     "open_training_samples",
     "preprocess",
     "preprocess_files",
     "preprocess_keys",
+    "preprocess_part",
     "rebuild_tokenizer",
     "split_sequences",
     "token_stream",

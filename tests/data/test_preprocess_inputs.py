@@ -112,6 +112,15 @@ def test_conditions(values: list[tuple[object, object]]) -> None:
     assert selection({"m": 5, "two": "true"}) is None
 
 
+@pytest.mark.parametrize("block", [1, 2, 3, 4, 100])
+def test_a_byte_order_mark_costs_no_line(tmp_path: Path, block: int) -> None:
+    (tmp_path / "x.jsonl").write_bytes(b"\xef\xbb\xbf" + json_lines(["a", "b"]))
+    (tmp_path / "y.txt").write_bytes("\ufeffone\n\ntwo".encode())
+    options: dict[str, Any] = {"append_eod": True, "document_separator": "", "block_bytes": block, "shard_bytes": block}
+    preprocess_files([tmp_path / "x.jsonl", tmp_path / "y.txt"], tmp_path / "out", **options)
+    assert pair(tmp_path / "out") == reference(["a", "b", "one", "two"])
+
+
 def test_records_that_are_passed_over_are_counted_whatever_they_hold(tmp_path: Path) -> None:
     texts = records_with_titles(tmp_path / "x.jsonl")
     (tmp_path / "y.jsonl").write_text('{"part": 0}\n{"part": 1}\n{"part": 5}\n[]\n')

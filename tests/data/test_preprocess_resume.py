@@ -140,6 +140,19 @@ def test_but_not_once_one_was_met(tmp_path: Path) -> None:
     assert run(resume=True, on_bad_line="skip").bad == 1
 
 
+def test_a_treatment_that_was_changed_is_the_one_that_counts(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(json_lines(TEXTS[:200]) + b"bad\n" + json_lines(TEXTS[200:]))
+    run = partial(preprocess_files, [path], tmp_path / "out", **OPTIONS)
+    with pytest.raises(DataError, match="line 201: not valid JSON"):
+        run()
+    kill(partial(run, resume=True, on_bad_line="skip"), "preprocess.before_manifest=kill")
+    with pytest.raises(DataError, match="on_bad_line was skip and is error"):
+        run(resume=True)
+    assert run(resume=True, on_bad_line="skip").bad == 1
+    assert pair(tmp_path / "out") == reference(TEXTS)
+
+
 def test_damage_to_what_was_left_is_found(tmp_path: Path, killed: partial[Any]) -> None:
     data = tmp_path / PARTIAL / "out.bin"
     content = bytearray(data.read_bytes())

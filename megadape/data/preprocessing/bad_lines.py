@@ -46,6 +46,11 @@ class BadLines:
         """Bytes of the quarantine file."""
         return 0 if self._file is None else self._file.size
 
+    @property
+    def sha256(self) -> str:
+        """Of those bytes."""
+        return "" if self._file is None else self._file.hash.hexdigest()
+
     def add(self, record: BadRecord) -> None:
         """Treat a bad record; ``DataError`` when it is one too many."""
         expected = self._skip_undecodable and record.bad.text_file

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from megadape.data.files import flush_folder, reporting
+from megadape.data.files import flush_folder, reporting, write_whole
 from megadape.data.preprocessing.pair import PairMark
 from megadape.data.reading.ledger import Source
 from megadape.settings import Settings
@@ -36,6 +36,8 @@ class Mark(Settings):
     read_bytes: int = 0
     keys: tuple[KeyMark, ...] = ()
     quarantine_bytes: int = 0
+    quarantine_sha256: str = ""
+    """Of a part that is complete."""
     bad: int = 0
     passed_over: int = 0
     undecodable: tuple[str, ...] = ()
@@ -96,13 +98,17 @@ class Journal:
 
     def begin(self, identity: dict[str, object]) -> None:
         """Write down what the work is, before any of it."""
-        for path, content in ((self.path, b""), (self.plan_path, json.dumps(identity, indent=1).encode())):
+        for path, content in ((self.path, b""), (self.plan_path, _encode(identity))):
             with reporting("write", path), path.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
         with reporting("flush the folder", self._folder):
             flush_folder(self._folder)
+
+    def restate(self, identity: dict[str, object]) -> None:
+        """Write down what the work is from here on, where that is free to change."""
+        write_whole(self.plan_path, _encode(identity))
 
     def identity(self) -> dict[str, object] | None:
         """What the work is; None when that is not known."""
@@ -116,3 +122,7 @@ class Journal:
         if whole < size:
             with reporting("write", self.path):
                 os.truncate(self.path, whole)
+
+
+def _encode(identity: dict[str, object]) -> bytes:
+    return json.dumps(identity, indent=1).encode()

@@ -14,15 +14,11 @@ import numpy.typing as npt
 
 from megadape.data.files import HashedFile, reporting
 from megadape.data.indexed_writer import WrittenPair, write_index
-from megadape.errors import DataError
+from megadape.data.preprocessing.copying import DamagedWorkError, append_file
 from megadape.settings import Settings
 
 _LENGTH: np.dtype[np.int32] = np.dtype("<i4")
 _AT_ONCE = 1 << 20
-
-
-class DamagedWorkError(DataError):
-    """What a killed run left is not what it wrote."""
 
 
 class PairMark(Settings):
@@ -81,6 +77,22 @@ class GrowingPair:
         self._documents += len(lengths)
         self._sequences += int(np.count_nonzero(lengths))
         self._tokens += len(tokens)
+
+    def extend(self, folder: Path, name: str, mark: PairMark) -> None:
+        """Add all documents of a pair of the same dtype that has grown elsewhere.
+
+        Args:
+            folder: where its files are.
+            name: of them, without endings.
+            mark: how far it is; ``DamagedWorkError`` when its files are not what the mark says.
+        """
+        with reporting("write", self._bin_path):
+            append_file(folder / f"{name}.bin", self._bin, mark.bin_size, mark.bin_sha256)
+            size = mark.documents * _LENGTH.itemsize
+            append_file(folder / f"{name}.lengths", self._lengths, size, mark.lengths_sha256)
+        self._documents += mark.documents
+        self._sequences += mark.sequences
+        self._tokens += mark.tokens
 
     def mark(self) -> PairMark:
         """How far it is; what is behind the mark may be lost until ``sync``."""

@@ -1,8 +1,9 @@
 """Where a dataset grows: a hidden folder beside its prefix, which one process at a time may use.
 
-``.NAME.partial`` holds the files of ``NAME`` under their final names. When they are complete they are moved out one by
-one, an index never before its data; moving goes on after a kill where it stopped. A lock on a file in the folder tells
-the living from the dead: the system drops it with the process that holds it.
+``.NAME.partial`` (another folder for a part of the work) holds the files of ``NAME`` under their final names. When they
+are complete they are moved out one by one, an index never before its data; moving goes on after a kill where it
+stopped. A lock on a file in the folder tells the living from the dead: the system drops it with the process that holds
+it.
 """
 
 from __future__ import annotations
@@ -25,23 +26,30 @@ _LOCK = "lock"
 _ATTEMPTS = 100
 
 
+class InUseError(DataError):
+    """Another process is at work there."""
+
+
 class Staging:
     """The folder of one dataset that is being made; a context manager that holds its lock.
 
     Args:
         prefix: of the dataset.
+        folder: where it grows, when that is not beside the prefix.
+        name: what messages call it, when that is not the prefix.
     """
 
-    def __init__(self, prefix: Path) -> None:
+    def __init__(self, prefix: Path, folder: Path | None = None, name: str | None = None) -> None:
         self.prefix = prefix
-        self.folder = prefix.with_name(f".{prefix.name}.partial")
+        self.folder = prefix.with_name(f".{prefix.name}.partial") if folder is None else folder
+        self._name = name or str(prefix)
         self._lock: FileIO | None = None
 
     def __enter__(self) -> Self:
         for _ in range(_ATTEMPTS):
             with reporting("write", self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
                 try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
                     lock = FileIO(self.folder / _LOCK, "a+")
                 except FileNotFoundError:  # a run that ends has just removed the folder
                     continue
@@ -112,8 +120,8 @@ class Staging:
         except BlockingIOError as error:
             owner = _owner(lock)
             lock.close()
-            raise DataError(
-                f"{self.prefix} is being written by {owner}: wait for it, or choose another output prefix"
+            raise InUseError(
+                f"{self._name} is being written by {owner}: wait for it, or choose another output prefix"
             ) from error
         try:
             same = os.path.samestat(os.fstat(lock.fileno()), (self.folder / _LOCK).stat())

@@ -24,7 +24,7 @@ from megadape.data.preprocessing.progress import Progress
 from megadape.data.preprocessing.settings import PreprocessSettings
 from megadape.data.reading.digests import SourceDigests
 from megadape.data.reading.ledger import Account, Ledger, Source
-from megadape.data.reading.plan import Plan
+from megadape.data.reading.shares import Share
 from megadape.faults import reach
 
 
@@ -60,7 +60,7 @@ class Work:
 
     Args:
         settings: what to do.
-        plan: of the corpus.
+        share: of the corpus that is worked off.
         dtype: of the ids.
         folders: folder and name of the dataset of each key.
         quarantine: file of the bad records.
@@ -71,17 +71,18 @@ class Work:
     def __init__(
         self,
         settings: PreprocessSettings,
-        plan: Plan,
+        share: Share,
         dtype: np.dtype[np.integer],
         folders: Sequence[tuple[Path, str]],
         quarantine: Path,
         journal: Journal,
         mark: Mark | None,
     ) -> None:
-        start = mark or Mark(keys=tuple(KeyMark() for _ in folders))
-        self._settings, self._plan, self._start = settings, plan, start
-        self._digests = SourceDigests()
-        self._ledger = Ledger(plan, self._digests, start.finished, Account(start.source, *start.account))
+        start = mark or Mark(shard=share.start, source=share.first_source, keys=tuple(KeyMark() for _ in folders))
+        self._settings, self._share, self._plan, self._start = settings, share, share.plan, start
+        self._digests = SourceDigests(share.ended)
+        account = Account(start.source, *start.account)
+        self._ledger = Ledger(share.plan, self._digests, start.finished, account, share)
         self._bad = BadLines(
             settings.on_bad_line,
             settings.max_bad_lines,
@@ -109,7 +110,7 @@ class Work:
 
     def tasks(self) -> Iterator[Task]:
         """The blocks that are left."""
-        for number in range(self._start.shard, len(self._plan.shards)):
+        for number in range(self._start.shard, self._share.stop):
             done = self._start.blocks if number == self._start.shard else 0
             for block in islice(self._plan.shards[number].blocks(self._digests), done, None):
                 yield Task(number, block)
@@ -139,12 +140,9 @@ class Work:
         self._advance(encoded, documents)
 
     def finish(self) -> Outcome:
-        """Complete all files but the manifests, still in their folders."""
-        sources = self._ledger.finish()
-        self._bad.sync()
-        self._marks.wait()
+        """Complete all files of the whole corpus but the manifests, still in their folders."""
+        sources = self._finish()
         now = self.progress
-        self.progress = replace(now, read_bytes=now.total_bytes or now.read_bytes, done=True)
         return Outcome(
             pairs=tuple(key.pair.seal() for key in self._keys),
             text_bytes=tuple(key.text_bytes for key in self._keys),
@@ -155,6 +153,24 @@ class Work:
             undecodable=tuple(self._undecodable),
             sources=sources,
         )
+
+    def finish_part(self) -> Mark:
+        """Complete what a share of the corpus gives, as it is to be merged; the mark that says so, not yet written."""
+        self._finish()
+        self._share.require_unchanged()
+        self._shard, self._blocks = self._share.stop, 0
+        mark = self._here()
+        self._sync()
+        return mark.model_copy(update={"complete": True, "quarantine_sha256": self._bad.sha256})
+
+    def _finish(self) -> tuple[Source, ...]:
+        """Close the accounts; nothing is added any more."""
+        sources = self._ledger.finish()
+        self._bad.sync()
+        self._marks.wait()
+        now = self.progress
+        self.progress = replace(now, read_bytes=now.total_bytes or now.read_bytes, done=True)
+        return sources
 
     def _advance(self, encoded: Encoded, documents: int) -> None:
         now = self.progress
@@ -181,7 +197,7 @@ class Work:
             tokens=sum(key.tokens for key in start.keys),
             text_bytes=text_bytes,
             read_bytes=start.read_bytes,
-            total_bytes=self._plan.total_bytes,
+            total_bytes=self._share.total_bytes,
             resumed_documents=documents,
             resumed_text_bytes=text_bytes,
         )
@@ -189,8 +205,11 @@ class Work:
     def _mark(self) -> None:
         """Have it written down that everything so far is done."""
         self._since = 0
-        if not self._plan.repeatable:
-            return
+        if self._plan.repeatable:
+            self._marks.write(self._here())
+
+    def _here(self) -> Mark:
+        """How far everything is, all of it in the hands of the system."""
         self._bad.flush()
         account = self._ledger.current
         finished, undecodable = self._told
@@ -208,7 +227,7 @@ class Work:
             account=(account.lines, account.documents, account.passed_over, account.bad),
         )
         self._told = (len(self._ledger.finished), len(self._undecodable))
-        self._marks.write(mark)
+        return mark
 
     def flush_folders(self) -> None:
         """Make the files' names survive a power cut, as ``sync`` does their content."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -151,10 +152,14 @@ def _open(path: Path) -> io.BufferedReader:
 
 
 def _lines_of_range(file: io.BufferedReader, start: int, stop: int, limit: int) -> Iterator[Line]:
-    if start == 0:
-        return lines_from(file, skip_bom(file), limit)
-    file.seek(start)
-    return lines_between(file, start, stop, limit)
+    """Lines that begin in a range, and more; the first of a file begins at 0, be there a byte-order mark or not."""
+    if start:
+        file.seek(start)
+        yield from lines_between(file, start, stop, limit)
+        return
+    lines = lines_from(file, skip_bom(file), limit)
+    yield from (line._replace(start=0) for line in islice(lines, 1))
+    yield from lines
 
 
 def _take_json_lines(content: Content, lines: Iterator[Line], options: ReadOptions, stop: int) -> None:

@@ -17,9 +17,14 @@ _CHUNK = 1 << 20
 
 
 class SourceDigests:
-    """Digests of the files of a corpus, by the number of the file; a context manager."""
+    """Digests of the files of a corpus, by the number of the file; a context manager.
 
-    def __init__(self) -> None:
+    Args:
+        stop: of files with this number and higher ones no digest is wanted; None when those of all are.
+    """
+
+    def __init__(self, stop: int | None = None) -> None:
+        self._stop = stop
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="digests")
         self._known: dict[int, Digest] = {}
         self._pending: dict[int, Future[Digest | None]] = {}
@@ -31,6 +36,8 @@ class SourceDigests:
 
     def read_to(self, source: int, file: StoredFile, stop: int) -> None:
         """Go on to a position in a file; its digest is known once that is its end."""
+        if self._stop is not None and source >= self._stop:
+            return
         self._pending[source] = self._thread.submit(self._read, source, file, stop)
 
     def take(self, source: int) -> Digest:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from megadape.data.reading.contents import Bad, Tally
 from megadape.data.reading.digests import SourceDigests
 from megadape.data.reading.plan import Plan
+from megadape.data.reading.shares import Share
 from megadape.settings import Settings
 
 
@@ -69,12 +70,19 @@ class Ledger:
         digests: of its files.
         finished: sources that are read to their end, when the reading goes on from somewhere.
         current: the source in which it goes on.
+        share: of the corpus, when not all of it is read.
     """
 
     def __init__(
-        self, plan: Plan, digests: SourceDigests, finished: tuple[Source, ...] = (), current: Account | None = None
+        self,
+        plan: Plan,
+        digests: SourceDigests,
+        finished: tuple[Source, ...] = (),
+        current: Account | None = None,
+        share: Share | None = None,
     ) -> None:
         self._plan = plan
+        self._share = Share.whole(plan) if share is None else share
         self._digests = digests
         self.finished: list[Source] = list(finished)
         self.current = current or Account()
@@ -95,7 +103,7 @@ class Ledger:
         )
         source = self._plan.sources[tally.source]
         for bad in tally.bad:
-            yield BadRecord(source.name, source.unit, first + bad.line + 1, bad)
+            yield BadRecord(source.name, source.unit, first + self._lines_before(tally) + bad.line + 1, bad)
 
     def first_line(self, tally: Tally) -> int:
         """Line, from 0, from which a block that is to be added counts its lines."""
@@ -122,6 +130,11 @@ class Ledger:
             self.current = Account(account.source + 1)
 
     def finish(self) -> tuple[Source, ...]:
-        """Close all accounts."""
-        self.finish_before(len(self._plan.sources))
+        """Close the accounts of all sources that end in what is read."""
+        self.finish_before(self._share.ended)
         return tuple(self.finished)
+
+    def _lines_before(self, tally: Tally) -> int:
+        """Lines of the source of a block that nobody counted, since they stand before the share."""
+        begun_before = tally.first_line is None and tally.source == self._share.first_source
+        return self._share.lines_before if begun_before else 0

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from megadape.data.files import reporting
 from megadape.data.reading.blocks import LineRange, SeparatedRange, TextFiles
 from megadape.data.reading.contents import Block
 from megadape.data.reading.cutting import StreamBlock
@@ -23,6 +24,8 @@ from megadape.data.reading.inputs import StoredFile
 from megadape.data.reading.parquet import RowGroups, row_blocks
 from megadape.data.reading.records import Selection
 from megadape.data.reading.streams import FileStream, HashedInput, opened
+
+_CHUNK = 1 << 20
 
 
 class Piece(Protocol):
@@ -70,6 +73,14 @@ class RangePiece:
             else:
                 yield SeparatedRange(self.source, self.file.path, start, stop, self.separator)
         digests.read_to(self.source, self.file, self.stop)
+
+    def lines_before(self) -> int:
+        """Lines of the file that begin no later than the range, counted by reading them."""
+        with reporting("read", self.file.path), self.file.path.open("rb") as file:
+            ends = sum(
+                file.read(min(_CHUNK, self.start - start)).count(b"\n") for start in range(0, self.start, _CHUNK)
+            )
+        return ends + 1 if self.start else 0
 
 
 @dataclass(frozen=True)

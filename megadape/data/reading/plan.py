@@ -2,9 +2,7 @@
 
 The plan depends on the inputs and the options alone, never on who works it off: the same inputs give the same shards,
 in the same order. A shard can be worked on without any other, and what shards give, one after another, is the corpus.
-One process works all shards off in their order; processes on many machines could each take a range of them and leave
-what they make to be joined (a range that begins inside of a file has the lines before it to count, for the ``Account``
-with which its ``Ledger`` begins).
+One process works all shards off in their order, or processes on many machines each a share of them (``shares``).
 """
 
 from __future__ import annotations
@@ -54,6 +52,11 @@ class Shard:
     first_source: int
     """Number of the source that it begins in."""
 
+    @property
+    def size(self) -> int:
+        """Bytes of the input, as they are stored, as far as they are known before."""
+        return sum(piece.size for piece in self.pieces)
+
     def blocks(self, digests: SourceDigests) -> Iterator[Block]:
         """Its blocks in order."""
         return chain.from_iterable(piece.blocks(digests) for piece in self.pieces)
@@ -78,6 +81,13 @@ class Plan:
     def repeatable(self) -> bool:
         """Whether the sources can be read a second time."""
         return all(source.format != STDIN for source in self.sources)
+
+    def file(self, source: int) -> StoredFile | None:
+        """A source as the file that it is."""
+        planned = self.sources[source]
+        if planned.format in (STDIN, MARK):
+            return None
+        return StoredFile(Path(planned.name), planned.size, int(planned.identity))
 
 
 def plan_corpus(
