@@ -35,11 +35,12 @@ def che_run(
     Example: megadape che run configs/studies/che.yaml even_pairs/dape-kerple --at-once 4
     """
     from megadape.console import open_console, progress_bars
-    from megadape.studies.che.grid import choose_cells, read_che
+    from megadape.studies.batch import choose_named
+    from megadape.studies.che.grid import read_che
     from megadape.studies.che.running import run_che
 
     study, console = read_che(study_file, overrides or []), open_console()
-    cells = choose_cells(study, experiments or [])
+    cells = choose_named(study.cells, experiments or [], study.file)
     with progress_bars(console) as bars:
         failures = run_che(cells, at_once, bars)
     if failures:

@@ -64,14 +64,10 @@ def run_cell(cell: Cell, report: Report) -> None:
     with holding(cell.run_dir):
         if is_done(cell):  # meanwhile
             return
-        failure = cell.run_dir / FAILURE_FILE
-        failure.unlink(missing_ok=True)
+        (cell.run_dir / FAILURE_FILE).unlink(missing_ok=True)
         check_same_run(cell)
-        try:
+        with keeping_failure(cell.run_dir):
             train_and_evaluate(cell.run, report)
-        except MegadapeError as error:
-            write_whole(failure, f"{error}\n")
-            raise
         write_whole(cell.run_dir / DONE_FILE, json.dumps({"made_with": fingerprint(cell.run)}) + "\n")
 
 
@@ -187,6 +183,19 @@ def _lock(descriptor: int, kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+@contextmanager
+def keeping_failure(run_dir: Path) -> Iterator[None]:
+    """Write down why the block failed; that nobody is left to tell of progress is no failure of a run."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        known = isinstance(error, MegadapeError)
+        write_whole(run_dir / FAILURE_FILE, f"{error if known else f'{type(error).__name__}: {error}'}\n")
+        raise
 
 
 def is_held(run_dir: Path) -> bool:

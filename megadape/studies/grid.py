@@ -104,26 +104,3 @@ def read_study(file: Path, overrides: Sequence[str] = ()) -> Study:
     study = Study(file, load([file], overrides, root=StudySettings))
     assert study.cells
     return study
-
-
-def choose_cells(study: Study, named: Sequence[str]) -> tuple[Cell, ...]:
-    """The cells whose names are given, or begin as given up to a slash; all where nothing is.
-
-    Raises:
-        ConfigurationError: no cell is named so.
-    """
-    if not named:
-        return study.cells
-    found: dict[str, Cell] = {}
-    for name in named:
-        wanted = name.strip("/")
-        matching = {
-            cell.name: cell for cell in study.cells if cell.name == wanted or cell.name.startswith(f"{wanted}/")
-        }
-        if not matching:
-            raise ConfigurationError(
-                f"{study.file} has no run {name!r}; its runs are named as {study.cells[0].name}, and "
-                f"{study.cells[0].name.rpartition('/')[0]} names all seeds of one"
-            )
-        found |= matching
-    return tuple(cell for cell in study.cells if cell.name in found)

@@ -3,23 +3,18 @@ command goes on."""
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Mapping, Sequence
-
-import torch
+from collections.abc import Sequence
 
 from megadape.config import dump_yaml, load
 from megadape.console import Bars
 from megadape.data.manifest import manifest_path
 from megadape.errors import ConfigurationError, EvaluationError
 from megadape.evaluation.output import write_whole
-from megadape.machine import available_cpus
 from megadape.parallel.mesh import Place
+from megadape.studies.batch import run_batch
 from megadape.studies.cell import is_done, run_cell
 from megadape.studies.grid import Cell, Study
-from megadape.studies.local import Job, run_jobs
-from megadape.studies.progress import format_time
+from megadape.studies.local import Job
 from megadape.studies.settings import StudySettings
 from megadape.studies.text import TextRequest, prepare_text
 
@@ -43,36 +38,7 @@ def run_study(study: Study, cells: Sequence[Cell], at_once: int | None, bars: Ba
     if not todo:
         return {}
     check_single(todo)
-    slots = device_slots()
-    at_once = min(at_once or len(slots), len(todo))
-    threads = int(os.environ.get("OMP_NUM_THREADS", "0")) or max(1, available_cpus() // at_once)
-    bars.message(f"{len(todo)} runs, {at_once} at once, {threads} thread{'s' * (threads > 1)} each")
-    jobs, failures = [Job(cell.name, run_cell, (cell,)) for cell in todo], dict[str, str]()
-    started, ended = time.monotonic(), 0
-
-    def end(name: str, how: str) -> None:
-        nonlocal ended
-        ended += 1
-        left = (time.monotonic() - started) / ended * (len(todo) - ended)
-        rest = f", about {format_time(left)} left" if ended < len(todo) else ""
-        bars.finish(name)
-        bars.message(f"{name}: {how} ({ended} of {len(todo)}{rest})")
-
-    def fail(name: str, why: str) -> None:
-        failures[name] = why.strip()
-        end(name, f"failed: {why.strip()}")
-
-    spread = [slots[index % len(slots)] for index in range(at_once)]
-    run_jobs(
-        jobs,
-        at_once,
-        threads,
-        bars.update,
-        on_result=lambda name, _: end(name, "done"),
-        on_failure=fail,
-        slots=spread,
-    )
-    return failures
+    return run_batch([Job(cell.name, run_cell, (cell,)) for cell in todo], "runs", at_once, bars)
 
 
 def run_here(study: Study, cells: Sequence[Cell], bars: Bars) -> None:
@@ -119,14 +85,6 @@ def prepare_study(study: Study, bars: Bars) -> None:
         text = chosen.text
         request = TextRequest(text.source, study.data_prefix.parent, text.tokenizer, text.vocabulary)
         prepare_text(request, bars)
-
-
-def device_slots() -> list[Mapping[str, str]]:
-    """What to put into the environment of runs side by side: a GPU each, or nothing on each CPU."""
-    gpus = torch.cuda.device_count()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpus else []
-    names = visible if len(visible) == gpus else [str(index) for index in range(gpus)]
-    return [{"CUDA_VISIBLE_DEVICES": name} for name in names] or [{}] * available_cpus()
 
 
 def check_single(cells: Sequence[Cell]) -> None:

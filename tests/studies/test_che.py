@@ -15,8 +15,9 @@ from megadape.chomsky import TASKS
 from megadape.cli import app
 from megadape.console import Bars
 from megadape.errors import ConfigurationError, EvaluationError
+from megadape.studies.batch import choose_named
 from megadape.studies.che.examples import example_table
-from megadape.studies.che.grid import CheStudy, choose_cells, read_che
+from megadape.studies.che.grid import CheStudy, read_che
 from megadape.studies.che.progress import failures, state_of, status_rows
 from megadape.studies.che.report import report_che
 from megadape.studies.che.results import Spread, best_of, gather
@@ -65,12 +66,12 @@ def test_the_grid(tmp_path: Path) -> None:
     assert [cell.seed for cell in study.cells] == [1] * 4 + [2] * 4
     mixer = study.methods["dape-kerple"].mixer
     assert (mixer.kind, mixer.hidden) == ("dape", 8)
-    assert [cell.name for cell in choose_cells(study, ["even_pairs/rope"])] == [
+    assert [cell.name for cell in choose_named(study.cells, ["even_pairs/rope"], study.file)] == [
         f"even_pairs/rope/seed-{seed}" for seed in (1, 2)
     ]
-    assert choose_cells(study, []) == study.cells
-    with pytest.raises(ConfigurationError, match=r"has no experiment 'even'; they are named as stack"):
-        choose_cells(study, ["even"])
+    assert choose_named(study.cells, [], study.file) == study.cells
+    with pytest.raises(ConfigurationError, match=r"has no run 'even'; its runs are named as stack"):
+        choose_named(study.cells, ["even"], study.file)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from megadape.errors import ConfigurationError
-from megadape.studies.grid import choose_cells, read_study
+from megadape.studies.batch import choose_named
+from megadape.studies.grid import read_study
 
 ROOT = Path(__file__).parents[2]
 STUDIES = [path for path in sorted((ROOT / "configs/studies").glob("*.yaml")) if not path.name.startswith("che")]
@@ -61,16 +62,16 @@ def test_a_study_is_every_method_at_every_size_length_and_seed_and_layers_lie_in
 
 def test_runs_are_chosen_by_name_or_by_its_beginning(tmp_path: Path) -> None:
     study = read_study(write(tmp_path))
-    assert choose_cells(study, []) == study.cells
-    assert [cell.name for cell in choose_cells(study, ["wide-64/rope"])] == [
+    assert choose_named(study.cells, [], study.file) == study.cells
+    assert [cell.name for cell in choose_named(study.cells, ["wide-64/rope"], study.file)] == [
         "wide-64/rope/seed-3",
         "wide-64/rope/seed-1",
     ]
-    both = choose_cells(study, ["wide-64/rope/seed-1", "narrow-32/"])
+    both = choose_named(study.cells, ["wide-64/rope/seed-1", "narrow-32/"], study.file)
     assert [cell.name for cell in both][-1] == "wide-64/rope/seed-1"
     assert len(both) == 5
     with pytest.raises(ConfigurationError, match="has no run 'wide-6'; its runs are named as narrow-32/rope/seed-3"):
-        choose_cells(study, ["wide-6"])
+        choose_named(study.cells, ["wide-6"], study.file)
 
 
 @pytest.mark.parametrize(

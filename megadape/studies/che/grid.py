@@ -90,23 +90,3 @@ def read_che(file: Path, overrides: Sequence[str] = ()) -> CheStudy:
     study = CheStudy(file, load([file], overrides, root=CheSettings))
     assert study.cells
     return study
-
-
-def choose_cells(study: CheStudy, named: Sequence[str]) -> tuple[CheCell, ...]:
-    """The experiments whose names are given, or begin as given up to a slash; all where nothing is.
-
-    Raises:
-        ConfigurationError: none is named so.
-    """
-    wanted = [name.strip("/") for name in named]
-    for name in wanted:
-        if not any(_is_named(cell, name) for cell in study.cells):
-            raise ConfigurationError(
-                f"{study.file} has no experiment {name!r}; they are named as {study.cells[0].name}, and "
-                f"{study.cells[0].task} names all of one task"
-            )
-    return tuple(cell for cell in study.cells if not wanted or any(_is_named(cell, name) for name in wanted))
-
-
-def _is_named(cell: CheCell, name: str) -> bool:
-    return cell.name == name or cell.name.startswith(f"{name}/")

@@ -3,22 +3,17 @@ and the same command goes on."""
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Sequence
 
 import torch
 
 from megadape.chomsky.experiment import is_done, run_experiment
 from megadape.console import Bars
-from megadape.errors import MegadapeError
-from megadape.evaluation.output import write_whole
-from megadape.machine import available_cpus, choose_threads, keep_freed_memory
-from megadape.studies.cell import FAILURE_FILE, holding
+from megadape.machine import choose_threads, keep_freed_memory
+from megadape.studies.batch import run_batch
+from megadape.studies.cell import FAILURE_FILE, holding, keeping_failure
 from megadape.studies.che.grid import CheCell
-from megadape.studies.local import Job, Report, run_jobs
-from megadape.studies.progress import format_time
-from megadape.studies.running import device_slots
+from megadape.studies.local import Job, Report
 
 
 def run_che(cells: Sequence[CheCell], at_once: int | None, bars: Bars) -> dict[str, str]:
@@ -37,35 +32,8 @@ def run_che(cells: Sequence[CheCell], at_once: int | None, bars: Bars) -> dict[s
         bars.message(f"{len(cells) - len(todo)} of {len(cells)} experiments are done already")
     if not todo:
         return {}
-    slots = device_slots()
-    at_once = min(at_once or len(slots), len(todo))
-    threads = int(os.environ.get("OMP_NUM_THREADS", "0")) or max(1, available_cpus() // at_once)
-    bars.message(f"{len(todo)} experiments, {at_once} at once, {threads} thread{'s' * (threads > 1)} each")
-    failures: dict[str, str] = {}
-    started, ended = time.monotonic(), 0
-
-    def end(name: str, how: str) -> None:
-        nonlocal ended
-        ended += 1
-        left = (time.monotonic() - started) / ended * (len(todo) - ended)
-        rest = f", about {format_time(left)} left" if ended < len(todo) else ""
-        bars.finish(name)
-        bars.message(f"{name}: {how} ({ended} of {len(todo)}{rest})")
-
-    def fail(name: str, why: str) -> None:
-        failures[name] = why.strip()
-        end(name, f"failed: {why.strip()}")
-
-    run_jobs(
-        [Job(cell.name, run_cell, (cell,)) for cell in todo],
-        at_once,
-        threads,
-        bars.update,
-        on_result=lambda name, accuracy: end(name, f"accuracy {100 * accuracy:.1f} %"),
-        on_failure=fail,
-        slots=[slots[index % len(slots)] for index in range(at_once)],
-    )
-    return failures
+    jobs = [Job(cell.name, run_cell, (cell,)) for cell in todo]
+    return run_batch(jobs, "experiments", at_once, bars, lambda accuracy: f"accuracy {100 * accuracy:.1f} %")
 
 
 def run_cell(cell: CheCell, report: Report) -> float:
@@ -78,11 +46,6 @@ def run_cell(cell: CheCell, report: Report) -> float:
     torch.set_num_threads(choose_threads())
     keep_freed_memory()
     with holding(cell.folder):
-        failure = cell.folder / FAILURE_FILE
-        failure.unlink(missing_ok=True)
-        try:
+        (cell.folder / FAILURE_FILE).unlink(missing_ok=True)
+        with keeping_failure(cell.folder):
             return run_experiment(cell.experiment, cell.folder, report).accuracy
-        except Exception as error:
-            known = isinstance(error, MegadapeError)
-            write_whole(failure, f"{error if known else f'{type(error).__name__}: {error}'}\n")
-            raise
