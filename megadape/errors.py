@@ -38,3 +38,7 @@ class TrainingError(MegadapeError):
 
 class EvaluationError(MegadapeError):
     """An evaluation is asked for what the data or the run cannot give."""
+
+
+class SlurmError(MegadapeError):
+    """Slurm is not there or refuses, or a script, a node list or a node is not as it must be."""

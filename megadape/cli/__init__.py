@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from megadape.cli import che, checkpoint, config, data, demo, evaluate, plan, preprocess, study, train
+from megadape.cli import che, checkpoint, config, data, demo, evaluate, plan, preprocess, slurm, study, train
 from megadape.cli.base import PlainErrors
 from megadape.machine import is_first_rank
 
@@ -29,6 +29,7 @@ for name, group in (
     ("config", config),
     ("data", data),
     ("evaluate", evaluate),
+    ("slurm", slurm),
     ("study", study),
 ):
     app.add_typer(group.app, name=name)

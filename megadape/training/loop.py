@@ -101,6 +101,8 @@ class Trainer:
         last = training.steps if stop_after_steps is None else min(training.steps, first + stop_after_steps)
         self._introduce(first)
         reason = stopper.agreed() if first < last else None
+        if reason is not None and reason.reason is StopReason.SAVE:
+            reason = None  # nothing has changed yet
         if reason is None and first < last:
             trackers = self._open_trackers()
             try:
@@ -128,9 +130,10 @@ class Trainer:
             reason = self.stopper.agreed(lost_save=self.saver.failed)
             if reason is not None and reason.reason is StopReason.LOST_SAVE:
                 self.saver.finish()  # raises on all ranks
-            if reason is not None:
+            asked = reason is not None and reason.reason is StopReason.SAVE
+            if reason is not None and not asked:
                 return reason
-            if self._is_due(self.run.checkpoint.save_every) and self.progress.step < last:
+            if (asked or self._is_due(self.run.checkpoint.save_every)) and self.progress.step < last:
                 self._save(trackers)
         return None
 

@@ -76,11 +76,21 @@ def write_outcome(run_dir: Path, state: State, step: int, reason: str) -> Outcom
         TrainingError: the folder cannot be written.
     """
     outcome = make_outcome(state, step, reason)
+    if _is_outdated(outcome, read_outcome(run_dir)):
+        return outcome  # a later start of the same job has the word
     try:
         replace_json(run_dir / FILE, asdict(outcome))
     except OSError as error:
         raise TrainingError(f"{run_dir / FILE} cannot be written: {error.strerror or error}") from error
     return outcome
+
+
+def _is_outdated(outcome: Outcome, there: Outcome | None) -> bool:
+    """Whether a later restart of the same Slurm job has written already: ranks of this one lived on, on a lost node."""
+    if outcome.job is None or there is None or there.job is None:
+        return False
+    (job, restart), (other, later) = outcome.job.split("."), there.job.split(".")
+    return job == other and int(restart) < int(later)
 
 
 def read_outcome(run_dir: Path) -> Outcome | None:

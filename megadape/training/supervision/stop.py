@@ -9,6 +9,8 @@ A run stops early by
 
 The file stops every later start too until it is removed, unless it holds JOB.RESTARTS of a Slurm job (as the trap of
 a batch script writes it): then it is for that start of that job alone.
+
+A file run_dir/SAVE is agreed upon in the same way and stops nothing: the run saves, removes it, and goes on.
 """
 
 from __future__ import annotations
@@ -68,13 +70,15 @@ class StopSettings(Settings):
 class StopReason(IntEnum):
     """Why; where several hold, the highest counts."""
 
-    FILE = 1
-    JOB_END = 2
-    BUDGET = 3
-    SIGUSR1 = 4
-    SIGTERM = 5
-    SIGINT = 6
-    LOST_SAVE = 7
+    SAVE = 1
+    """No stop: save, and go on."""
+    FILE = 2
+    JOB_END = 3
+    BUDGET = 4
+    SIGUSR1 = 5
+    SIGTERM = 6
+    SIGINT = 7
+    LOST_SAVE = 8
 
 
 @dataclass(frozen=True)
@@ -154,8 +158,9 @@ class Stopper:
     ) -> None:
         self.settings, self.mesh, self.signals, self.started = settings, mesh, signals, started
         self.file = settings.file or run_dir / "STOP"
+        self.save_file = run_dir / "SAVE"
         self._own = incarnation(environment)
-        self._next_poll, self._by_file = 0.0, False
+        self._next_poll, self._by_file, self._to_save = 0.0, False, False
         self._step_seconds: deque[float] = deque([0.0], maxlen=REMEMBERED_STEPS)
         self._save_seconds = 0.0
         self._end: float | None = None
@@ -164,7 +169,7 @@ class Stopper:
             self._end = None if left is None else time.monotonic() + left
 
     def agreed(self, *, lost_save: bool = False) -> Stop | None:
-        """Whether to stop now: the same answer on all ranks; a collective of all ranks, of one number.
+        """Whether to stop, or to save, now: the same answer on all ranks; a collective of all ranks, of one number.
 
         Args:
             lost_save: whether this rank could not write a checkpoint in the background.
@@ -178,6 +183,9 @@ class Stopper:
         if not code:
             return None
         reason = StopReason(code >> 32)
+        if reason is StopReason.SAVE and self.mesh.is_first:
+            self.save_file.unlink(missing_ok=True)
+            self._to_save = False
         return Stop(reason, code & 0xFFFFFFFF, self._describe(reason))
 
     def note_step(self, seconds: float) -> None:
@@ -203,8 +211,11 @@ class Stopper:
         if self._end is not None and now >= self._end - self.margin:
             return StopReason.JOB_END
         if now >= self._next_poll:
-            self._next_poll, self._by_file = now + POLL_SECONDS, self._asked_by_file()
-        return StopReason.FILE if self._by_file else None
+            self._next_poll = now + POLL_SECONDS
+            self._by_file, self._to_save = self._asked_by_file(), self.save_file.exists()
+        if self._by_file:
+            return StopReason.FILE
+        return StopReason.SAVE if self._to_save else None
 
     def _asked_by_file(self) -> bool:
         try:
@@ -215,6 +226,7 @@ class Stopper:
 
     def _describe(self, reason: StopReason) -> str:
         details = {
+            StopReason.SAVE: f"{self.save_file} asked for a checkpoint",
             StopReason.BUDGET: f"the time budget of {format_duration(self.settings.after or 0)} is spent",
             StopReason.JOB_END: "the Slurm job is about to end",
             StopReason.FILE: f"{self.file} is there; remove it before going on",
