@@ -160,7 +160,8 @@ SIGNALLED: dict[str, Case] = {
     },
     "everybody": {"send": [(r, r, signal.SIGTERM) for r in range(4)], "reason": StopReason.SIGTERM, "rank": 3},
     "budget": {"settings": {"after": "1s"}, "reason": StopReason.BUDGET, "rank": 0},
-    "file": {"file": True, "reason": StopReason.FILE, "rank": 0},
+    "file": {"file": "STOP", "reason": StopReason.FILE, "rank": 0},
+    "a file that asks to save": {"file": "SAVE", "reason": StopReason.SAVE, "rank": 0},
     "the job's end": {"left": 2, "settings": {"margin": 1}, "reason": StopReason.JOB_END, "rank": 0},
 }
 
@@ -183,8 +184,8 @@ def run_case(case: Case, folder: Path, mesh: Mesh, pids: list[int]) -> tuple[int
             for sender, receiver, number in case.get("send", ()):
                 if step == 3 and mesh.rank == sender:
                     os.kill(pids[receiver], number)
-            if step == 3 and case.get("file") and mesh.rank == 3:
-                (folder / "STOP").touch()
+            if step == 3 and "file" in case and mesh.rank == 3:
+                (folder / case["file"]).touch()
             total = mesh.world.all_reduce(torch.tensor([float(step)])).item()
             stop = watched.agreed()
             if stop is not None:
