@@ -29,7 +29,7 @@ from megadape.parallel.failure import ending_together
 from megadape.parallel.mesh import Place, open_mesh
 from megadape.studies.grid import Cell
 from megadape.studies.local import Report
-from megadape.training.identity import flatten
+from megadape.training.identity import differences, flatten
 from megadape.training.launch import train
 from megadape.training.supervision.outcome import read_outcome
 
@@ -141,12 +141,7 @@ def check_same_run(cell: Cell) -> None:
     file = cell.run_dir / "settings.yaml"
     if not file.is_file():
         return
-    before, now = material(load([file])), material(cell.run)
-    differing = [
-        f"{key} was {before.get(key)} and is {now.get(key)}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
+    differing = differences(material(load([file])), material(cell.run))
     if differing:
         raise TrainingError(
             f"{cell.run_dir} was begun with other settings ({'; '.join(differing)}): remove it, or give the study "

@@ -32,6 +32,7 @@ from megadape.evaluation.results import Extrapolation, write_results
 from megadape.evaluation.run import evaluate_run, open_text
 from megadape.machine import available_cpus, versions
 from megadape.model import count_parameters
+from megadape.studies.cell import StepReporter
 from megadape.studies.local import Job, Report, run_jobs
 from megadape.studies.report import DemoReport, MethodResult, results_json, write_html, write_markdown
 from megadape.studies.text import TextRequest, prepare_text
@@ -139,23 +140,9 @@ def method_settings(name: str, options: DemoOptions, size: Size) -> RunSettings:
     return RunSettings.model_validate(run)
 
 
-class JobReporter:
-    """Passes a run's steps on as progress; its sentences stay unsaid, there are four runs at once."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-
-    def message(self, text: str) -> None:
-        """Not passed on."""
-
-    def step(self, row: Mapping[str, Any], steps: int) -> None:
-        """Training is the first half of the bar."""
-        self._report(row["step"] / steps / 2, 1.0, f"step {row['step']}, loss {row['loss']:.3f}")
-
-
 def train_and_evaluate(run: RunSettings, report: Report) -> MethodOutcome:
     """What each method's process does."""
-    outcome = train(run, dump_yaml(run), JobReporter(report))
+    outcome = train(run, dump_yaml(run), StepReporter(report))
     if outcome.state != "done":
         raise TrainingError(f"{run.run_dir} was stopped ({outcome.reason}); the same command goes on")
     text = open_text(run.data, run.evaluation, "valid")

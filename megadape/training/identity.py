@@ -100,16 +100,21 @@ def check_identity(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, An
     defaults = {f"model.{name}": field.default for name, field in fields if not field.is_required()}
     now = flatten(wanted)
     before = {key: defaults[key] for key in now.keys() & defaults.keys()} | flatten(saved)
-    differences = [
+    differing = differences(before, now)
+    if differing:
+        raise CheckpointError(
+            f"checkpoint {path} belongs to another run: {'; '.join(differing)}; "
+            "choose another run_dir, or settings that agree"
+        )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What two flat mappings do not agree on, in words; a key that one lacks is None there."""
+    return [
         f"{key} is {before.get(key)} there and {now.get(key)} here"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     ]
-    if differences:
-        raise CheckpointError(
-            f"checkpoint {path} belongs to another run: {'; '.join(differences)}; "
-            "choose another run_dir, or settings that agree"
-        )
 
 
 def file_digest(path: Path) -> str:

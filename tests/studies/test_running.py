@@ -136,7 +136,7 @@ def test_interrupted_failed_and_finished_runs_are_told_apart(tmp_path: Path) -> 
     assert [missing.name for missing in results.missing] == ["base-32/rope/seed-1"]
     # mended, the failed run is refused: its folder was begun with other settings
     mended = write(tmp_path, study=STUDY.replace("seeds: [1, 2]", "seeds: [1]"))
-    assert "training.optimizer.learning_rate was 1e+30 and is" in call("run", mended).stdout
+    assert "training.optimizer.learning_rate is 1e+30 there and" in call("run", mended).stdout
     shutil.rmtree(progress["rope"].cell.run_dir)
     done = call("run", mended)
     assert done.returncode == 0, done.stdout
