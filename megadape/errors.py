@@ -7,9 +7,14 @@ wrong, where (file, line, key), what to do. The command line prints that sentenc
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class MegadapeError(Exception):
     """A mistake that the user can mend; the message says how."""
+
+    exit_code: ClassVar[int] = 2
+    """Of a command that ends with it."""
 
 
 class ConfigurationError(MegadapeError):
@@ -34,6 +39,12 @@ class CheckpointError(MegadapeError):
 
 class TrainingError(MegadapeError):
     """A run cannot start or go on."""
+
+
+class RankLostError(TrainingError):
+    """This rank ends because another one is gone or silent: nobody's mistake, as far as it can tell."""
+
+    exit_code = 1
 
 
 class EvaluationError(MegadapeError):

@@ -12,8 +12,8 @@ from megadape.errors import MegadapeError
 
 
 class PlainErrors(TyperGroup):
-    """A user's mistake is one sentence and exit code 2, an interruption 130; anything else is a bug and shows its
-    traceback."""
+    """A user's mistake is one sentence and exit code 2 (1 where another rank was lost), an interruption 130; anything
+    else is a bug and shows its traceback."""
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         """Run a command."""
@@ -21,7 +21,7 @@ class PlainErrors(TyperGroup):
             return super().invoke(ctx)
         except MegadapeError as error:
             typer.echo(f"megadape: {error}", err=True)
-            raise typer.Exit(2) from error
+            raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as interruption:
             typer.echo("interrupted: what was complete is kept; give the same command again to go on", err=True)
             raise typer.Exit(130) from interruption

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from torch import distributed as dist
 
-from megadape.errors import MegadapeError, TrainingError
+from megadape.errors import MegadapeError, RankLostError
 
 GRACE = 2.0
 """Seconds that a rank waits before it ends because another one did."""
@@ -81,7 +81,7 @@ def ending_together(rank: int, world: int) -> Iterator[None]:
     traceback (anything else). No group is left open.
 
     Raises:
-        TrainingError: this rank ends because another one is gone or silent.
+        RankLostError: this rank ends because another one is gone or silent.
     """
     try:
         yield
@@ -96,7 +96,7 @@ def ending_together(rank: int, world: int) -> Iterator[None]:
         lost = explain_lost_peer(error)
         if lost is not None:
             time.sleep(GRACE)
-            raise TrainingError(
+            raise RankLostError(
                 f"rank {rank} stops: another rank is gone or silent ({lost}); look for the first error above, or for a "
                 "rank that was killed or hangs"
             ) from None
