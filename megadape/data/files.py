@@ -110,9 +110,7 @@ class StagedFiles:
         """The temporary name to write the file under; its folder is made, leftovers of dead processes are removed."""
         with reporting("create the folder", final.parent):
             final.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(final)
-        stem = _temporary_stem(final)
-        self._temporary[final] = final.with_name(f"{stem}{os.getpid()}-{secrets.token_hex(4)}")
+        self._temporary[final] = temporary_beside(final)
         return self._temporary[final]
 
     def write(self, final: Path, content: bytes) -> None:
@@ -157,18 +155,15 @@ def write_whole(path: Path, content: bytes) -> None:
         staged.commit()
 
 
-def _temporary_stem(final: Path) -> str:
-    return f".{final.name}.tmp-{socket.gethostname()}-"
-
-
-def _sweep(final: Path) -> None:
-    """Remove temporary files for the same name whose process, on this host, is gone."""
-    stem = _temporary_stem(final)
+def temporary_beside(final: Path) -> Path:
+    """A name to write a file under until it is whole; what processes of this host that are gone left is removed."""
+    stem = f".{final.name}.tmp-{socket.gethostname()}-"
     for leftover in final.parent.glob(f"{escape(stem)}*"):
         pid = leftover.name.removeprefix(stem).split("-")[0]
         if pid.isdecimal() and not _alive(int(pid)):
             with suppress(OSError):
                 leftover.unlink(missing_ok=True)
+    return final.with_name(f"{stem}{os.getpid()}-{secrets.token_hex(4)}")
 
 
 def _alive(pid: int) -> bool:

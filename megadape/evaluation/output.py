@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from megadape.data.files import temporary_beside
 from megadape.errors import EvaluationError
 
 
@@ -19,16 +19,17 @@ def write_whole(path: Path, content: bytes | str) -> None:
     Raises:
         EvaluationError: the disk refused; an older file of that name is untouched.
     """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        partial.replace(path)
+        partial = temporary_beside(path)
+        try:
+            partial.write_bytes(content.encode() if isinstance(content, str) else content)
+            partial.replace(path)
+        finally:
+            with suppress(OSError):  # renamed, or never made
+                partial.unlink()
     except OSError as error:
         raise EvaluationError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # renamed, or never made
-            partial.unlink()
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
