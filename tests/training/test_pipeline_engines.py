@@ -106,14 +106,10 @@ def test_with_sequence_parallel_ranks() -> None:
 
 @pytest.mark.slow
 def test_every_schedule_with_tensor_parallel_ranks() -> None:
-    """About 80 s: four processes, twelve runs with a mixer."""
-    check(
-        4,
-        [
-            *over_schedules(Case("kerple_log", "dape"), tp=2),
-            *over_schedules(Case("t5", "dape", tied=True, evaluations=(7,)), tp=2, sequence_parallel=True),
-        ],
-    )
+    """About 40 s: four processes, six runs with a mixer."""
+    whole = over_schedules(Case("kerple_log", "dape"), tp=2)
+    split = over_schedules(Case("t5", "dape", tied=True, evaluations=(7,)), tp=2, sequence_parallel=True)
+    check(4, [case for case in whole if case.engine == "torch"] + [case for case in split if case.engine != "torch"])
 
 
 def go_on_elsewhere(pairs: list[tuple[Case, Case]]) -> list[tuple[Arrays, Arrays]]:
