@@ -102,7 +102,7 @@ def test_runs_that_lose_a_node_end_as_one_that_did_not(
     tracked: Cluster, tmp_path: Path, corpus: Path, undisturbed: Path
 ) -> None:
     def lose_a_node() -> None:
-        run = start(tracked, tmp_path / "host", corpus, "456", 1, 40, "nodes=2")
+        run = start(tracked, tmp_path / "host", corpus, "456", 1, 20, "nodes=2")
         lost = sorted(set(tracked.job(run.jobs[0])["NodeList"]) & set("456"))[-1]
         with tracked.failed(f"node{lost}", "host"):
             check_whole(run, undisturbed, lost_at=30)
@@ -198,8 +198,8 @@ text: {{source: {source}}}
 base:
   set:
     model: {{num_layers: 1, hidden_size: 16, num_heads: 2}}
-    training: {{steps: 20, global_batch_size: 2, micro_batch_size: 2}}
-    checkpoint: {{save_every: 10}}
+    training: {{steps: 6, global_batch_size: 2, micro_batch_size: 2}}
+    checkpoint: {{save_every: 3}}
     data: {{split: "80,20", split_by: hash}}
     evaluation: {{lengths: [32, 64], sequences: 4, last_k: 16}}
 methods:
