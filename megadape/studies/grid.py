@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ from typing import Any
 from megadape.config import Overlay, load
 from megadape.config.run import RunSettings
 from megadape.errors import ConfigurationError
-from megadape.studies.settings import Layer, StudySettings
+from megadape.studies.settings import StudySettings
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,9 @@ class Study:
         if chosen.text is not None:
             own["data"] = {"prefix": str(self.data_prefix)}
         layers = [
-            *self._layers(chosen.base, "base"),
-            *self._layers(chosen.sizes[size], f"sizes.{size}"),
-            *self._layers(chosen.methods[method], f"methods.{method}"),
+            *chosen.base.stack(self.file, "base"),
+            *chosen.sizes[size].stack(self.file, f"sizes.{size}"),
+            *chosen.methods[method].stack(self.file, f"methods.{method}"),
             Overlay(own, f"{self.file} (the grid)"),
         ]
         try:
@@ -84,11 +83,6 @@ class Study:
             raise ConfigurationError(
                 f"{self.file}: size {size}, training length {length}, method {method}: {error}"
             ) from error
-
-    def _layers(self, layer: Layer, key: str) -> list[Path | Overlay]:
-        # written so that the user knows the path again: ../models/demo.yaml beside configs/studies/x.yaml
-        files: list[Path | Overlay] = [Path(os.path.normpath(self.file.parent / file)) for file in layer.files]
-        return [*files, Overlay(layer.set, f"{self.file} ({key}.set)")] if layer.set else files
 
 
 def read_study(file: Path, overrides: Sequence[str] = ()) -> Study:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from megadape.config import Overlay
 from megadape.settings import Settings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -33,6 +35,12 @@ class Layer(Settings):
 
     set: dict[str, Any] = Field(default_factory=dict)
     """Keys laid over the files, nested as in a settings file."""
+
+    def stack(self, study: Path, key: str) -> list[Path | Overlay]:
+        """What lies over what, for ``load``; ``key`` is where this stands in the study file."""
+        # written so that the user knows the path again: ../models/demo.yaml beside configs/studies/x.yaml
+        files: list[Path | Overlay] = [Path(os.path.normpath(study.parent / file)) for file in self.files]
+        return [*files, Overlay(self.set, f"{study} ({key}.set)")] if self.set else files
 
 
 class StudyText(Settings):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from megadape.chomsky.settings import ExperimentSettings, Method
-from megadape.config import Overlay, load
+from megadape.config import load
 from megadape.errors import ConfigurationError
 from megadape.studies.che.settings import CheSettings
 
@@ -43,10 +42,8 @@ class CheStudy:
         """Name -> what it is; ``ConfigurationError`` names the method whose settings are wrong."""
         methods = {}
         for name, layer in self.settings.methods.items():
-            files: list[Path | Overlay] = [Path(os.path.normpath(self.file.parent / file)) for file in layer.files]
-            own = [Overlay(layer.set, f"{self.file} (methods.{name}.set)")] if layer.set else []
             try:
-                methods[name] = load([*files, *own], root=Method)
+                methods[name] = load(layer.stack(self.file, f"methods.{name}"), root=Method)
             except ConfigurationError as error:
                 raise ConfigurationError(f"{self.file}: method {name}: {error}") from error
         return methods
