@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from megadape.checkpoint import CheckpointFolder
 from megadape.checkpoint.manifest import MODEL_ONLY
+from megadape.checkpoint.reading import Checkpoint
 from megadape.errors import CheckpointError
 from megadape.model import GPT, Architecture
-from megadape.parallel.group import ALONE, Group
-from megadape.parallel.sharding import Sharding
+from megadape.parallel.group import Group
+from megadape.parallel.sharding import WHOLE, Sharding
+from megadape.parameters import parameter_table
 
 
 @dataclass(frozen=True)
@@ -29,16 +32,17 @@ class RestoredModel:
         return self.model.architecture.training_length
 
 
-def restore_model(run_dir: Path, device: torch.device, context: Group = ALONE) -> RestoredModel:
+def restore_model(run_dir: Path, device: torch.device, sharding: Sharding = WHOLE) -> RestoredModel:
     """Build the model of a run's newest valid checkpoint.
 
     Args:
         run_dir: the run's folder.
         device: where to put it.
-        context: ranks that will share every sequence, each with the whole model.
+        sharding: how this rank holds it; no more than its part is read.
 
     Raises:
         CheckpointError: no such run, no checkpoint, or tensors that do not fit its architecture.
+        ConfigurationError: the model does not divide over the tensor-parallel ranks.
     """
     checkpoint = CheckpointFolder(run_dir / "checkpoints").newest(MODEL_ONLY)
     if checkpoint is None:
@@ -46,13 +50,20 @@ def restore_model(run_dir: Path, device: torch.device, context: Group = ALONE) -
         raise CheckpointError(f"run folder {run_dir} {there}: train it first, with megadape train")
     architecture = Architecture.model_validate(checkpoint.state()["architecture"])
     with torch.device("meta"):
-        model = GPT(architecture, sharding=Sharding(context=context))
+        model = GPT(architecture, sharding=sharding)
     model.to_empty(device=device)
     try:
-        model.load_state_dict(checkpoint.tensors("model"))
+        model.load_state_dict(own_tensors(checkpoint, model))
     except RuntimeError as error:
         raise CheckpointError(f"{checkpoint.path} does not fit its own architecture: {error}") from error
     return RestoredModel(model.eval(), checkpoint.step, checkpoint.path)
+
+
+def own_tensors(checkpoint: Checkpoint, model: GPT) -> dict[str, Tensor]:
+    """A checkpoint's parameters as this rank holds them."""
+    if model.sharding.tp.size == 1:
+        return checkpoint.tensors("model")
+    return {name: checkpoint.read_part(name, spec) for name, spec in parameter_table(model).items()}
 
 
 def share_rows(model: GPT, context: Group) -> GPT:

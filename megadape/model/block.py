@@ -61,13 +61,18 @@ class SelfAttention(DeclaredModule):
 
     def project(self, x: Tensor, layout: Layout, encoding: PositionEncoding) -> tuple[Tensor, Tensor, Tensor]:
         """[b, s, hidden] -> q, k, v [b, own heads, s, d], queries and keys turned where the encoding is rotary."""
-        x = enter(x, self.sharding, layout.split)
+        q, k, v = self.project_heads(x, layout.split)
+        if isinstance(encoding, RotaryEncoding):
+            q, k = rotate(encoding, q, layout), rotate(encoding, k, layout)
+        return q, k, v
+
+    def project_heads(self, x: Tensor, split: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """[b, s, hidden] -> q, k, v [b, own heads, s, d], not turned."""
+        x = enter(x, self.sharding, split)
         batch, rows, hidden = x.shape
         qkv = functional.linear(x, self.qkv_weight.reshape(-1, hidden), self.qkv_bias.reshape(-1))
         qkv = qkv.view(batch, rows, 3, self.own_heads, self.settings.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        if isinstance(encoding, RotaryEncoding):
-            q, k = rotate(encoding, q, layout), rotate(encoding, k, layout)
         return q, k, v
 
     def forward(self, x: Tensor, layout: Layout, shared: PositionEncoding | None) -> Tensor:

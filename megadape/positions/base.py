@@ -109,6 +109,11 @@ class PositionEncoding(DeclaredModule):
         """
         return torch.arange(length, device=device)
 
+    def stretch(self, length: int) -> int:
+        """What of a text's length decides how its tokens are read: texts whose lengths give the same number are read
+        alike as far as they agree, so that keys and values of one serve the other. 0 for all where nothing does."""
+        return 0
+
     def view(self, heads: Heads, tensors: Mapping[str, Tensor]) -> Self:
         """This encoding on other heads, reading other tensors as its parameters."""
         other = substitute(self, tensors)

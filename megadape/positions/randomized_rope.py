@@ -55,3 +55,7 @@ class RandomizedRope(Rope):
         # on the CPU, so that every device draws the same
         subset = torch.randperm(span, generator=generator, device="cpu")[:length]
         return subset.sort().values.to(device)
+
+    def stretch(self, length: int) -> int:
+        """As in ``PositionEncoding``: subsets of different lengths do not contain one another."""
+        return length

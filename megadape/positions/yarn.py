@@ -48,6 +48,10 @@ class Yarn(RotaryEncoding):
         super().__init__(geometry)
         self.settings = settings
 
+    def stretch(self, length: int) -> int:
+        """As in ``PositionEncoding``: the length, past the training length, unless the factor is fixed."""
+        return 0 if self.settings.factor else max(length, self.geometry.training_length)
+
     def rotate(self, x: Tensor, positions: Tensor, length: int) -> Tensor:
         """As in ``RotaryEncoding``; without a fixed factor, keys turned for one length do not serve another."""
         factor = self.settings.factor or max(1.0, length / self.geometry.training_length)
