@@ -53,3 +53,11 @@ class EvaluationError(MegadapeError):
 
 class SlurmError(MegadapeError):
     """Slurm is not there or refuses, or a script, a node list or a node is not as it must be."""
+
+
+class MonitoringError(MegadapeError):
+    """A folder that holds no runs is to be looked at."""
+
+
+class ExportError(MegadapeError):
+    """A folder for Hugging Face cannot be made, or what is to be imported is none or damaged."""

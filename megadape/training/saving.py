@@ -24,6 +24,12 @@ from megadape.training.random import random_state, restore_random_state
 
 logger = logging.getLogger(__name__)
 
+BEGINS_RUN = "begins_run"
+"""Key of the state of a checkpoint that holds parameters alone, for a run to begin with."""
+
+FREE_OF_MODEL = {"attention_backend", "dropout", "attention_dropout", "documents", "end_of_document"}
+"""Settings of the model that such a run chooses: they decide how it is trained, not what it computes."""
+
 
 @dataclass
 class Progress:
@@ -111,6 +117,8 @@ class Saver:
 
     def _take_up(self, checkpoint: Checkpoint) -> Progress:
         content = checkpoint.state()
+        if content.get(BEGINS_RUN):
+            return self._begin_with(checkpoint, content["architecture"])
         if "identity" not in content:  # converted from another project: parameters alone, nothing to go on from
             raise CheckpointError(
                 f"{checkpoint.path} holds parameters alone and is no run to go on with: choose another run_dir"
@@ -121,6 +129,17 @@ class Saver:
         self.engine.load_state(EngineState(content["updates"], parameters, moments, content.get("loss_scale")))
         self._restore_random(content)
         return Progress(**content["progress"])
+
+    def _begin_with(self, checkpoint: Checkpoint, architecture: Mapping[str, Any]) -> Progress:
+        """Begin with the parameters of an imported model; how it is trained, and on what, is this run's own choice."""
+        free: Any = {"training_length": True, "model": FREE_OF_MODEL}
+        saved = Architecture.model_validate(architecture).model_dump(mode="json", exclude=free)
+        check_identity(checkpoint.path, saved, self.architecture.model_dump(mode="json", exclude=free))
+        parameters, _ = checkpoint.read_own(self.table)
+        self.engine.load_state(EngineState(0, parameters, {}))
+        if self.mesh.is_first:
+            logger.info("beginning with the parameters of %s", checkpoint.path)
+        return Progress()
 
     def _tell_differences(self, saved: Mapping[str, Any]) -> None:
         """Settings win where they differ from the checkpoint's: learning rate, betas, decay, steps, precision."""

@@ -143,6 +143,16 @@ class HuggingFaceTokenizer(Tokenizer):
                 sizes[i] = self._size(token)
         return sizes
 
+    def to_json(self) -> str:
+        """The ``tokenizer.json`` that the tokenizers library runs."""
+        return self._library.to_str()
+
+    def token(self, i: int) -> str:
+        """How the vocabulary writes an id."""
+        token = self._library.id_to_token(i)
+        assert token is not None, f"no token {i}"
+        return token
+
     def _size(self, token: str) -> int:
         if "ByteLevel" in self._decoders:
             content = to_bytes(token)

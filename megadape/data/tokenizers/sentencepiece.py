@@ -84,6 +84,10 @@ class SentencePieceTokenizer(Tokenizer):
                 sizes[i] = len(model.id_to_piece(i).replace(SPACE, " ").encode())
         return sizes
 
+    def token(self, i: int) -> str:
+        """How the vocabulary writes an id."""
+        return self._model.id_to_piece(i)
+
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         """The ids of several texts: by their words where they do not depend on each other, else by the library."""
         for text in texts:
