@@ -148,7 +148,8 @@ def format_step(row: Mapping[str, Any], steps: int) -> str:
         f"lr {row['learning_rate']:.2e}",
         f"grad norm {number(row['grad_norm'], '.3f')}",
         f"{row['tokens_per_second']:,.0f} tokens/s",
-        f"{row['model_flops_per_second'] / 1e9:,.1f} GFLOP/s",
+        f"{row['model_flops_per_second'] / 1e9:,.1f} GFLOP/s"
+        + ("" if row.get("mfu") is None else f" ({100 * row['mfu']:.1f} % MFU)"),
         f"{row['peak_memory_bytes'] / 2**20:,.0f} MiB",
     ]
     if row.get("validation_loss") is not None:
@@ -163,11 +164,13 @@ def number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table whose first column is text and whose others are numbers."""
+def make_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: Sequence[str] = ()
+) -> Table:
+    """A table whose first column is text and whose others are numbers, but for those named in ``words``."""
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+        table.add_column(column, justify="left" if index == 0 or column in words else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     return table

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -109,32 +109,52 @@ def _symbol(module: str, name: str) -> Any:  # noqa: ANN401
     return getattr(importlib.import_module(module), name)
 
 
+APEX_PARTS = (
+    ("apex.normalization.fused_layer_norm", "fused_layer_norm_affine", "fused_layer_norm_cuda"),
+    ("apex.optimizers", "FusedAdam", "amp_C"),
+)
+"""What is used of it: module, name, and the compiled extension behind it."""
+
 APEX = "build NVIDIA's apex with its C++ and CUDA extensions from https://github.com/NVIDIA/apex (it is not on PyPI)"
 
 
+class Lack(NamedTuple):
+    """What is not there as it should be."""
+
+    seen: str
+    remedy: str
+
+
+def find_apex(module: str, name: str, extension: str) -> Lack | None:
+    """Whether a function of NVIDIA's apex and the compiled extension that it needs are there; None: they are."""
+    found = importlib.util.find_spec("apex")
+    if found is None:
+        return Lack(f"looked for {module}.{name} and no package apex is installed", APEX)
+    folders = [Path(folder) for folder in found.submodule_search_locations or ()]
+    below = module.split(".")[1]
+    if not any((folder / below).is_dir() or (folder / f"{below}.py").is_file() for folder in folders):
+        where = folders[0] if folders else found.origin
+        return Lack(
+            f"looked for {module}.{name}, but the package apex in {where} is another one, not NVIDIA's, which is "
+            f"unrelated to it and has no apex.{below}",
+            f"pip uninstall apex, then {APEX}",
+        )
+    try:
+        _symbol(module, name)
+        importlib.import_module(extension)
+    except (ImportError, AttributeError) as error:
+        return Lack(f"apex is installed, but {module}.{name} with its extension {extension} is not ({error})", APEX)
+    return None
+
+
 def _apex_problem(module: str, name: str, extension: str) -> Callable[[torch.device], str | None]:
-    """Why a function of NVIDIA's apex, which needs a compiled extension, is not there."""
+    """Why a function of NVIDIA's apex cannot be used on a device."""
 
     def problem(device: torch.device) -> str | None:
         if device.type != "cuda":
             return f"apex works on NVIDIA GPUs and this is {device.type}"
-        found = importlib.util.find_spec("apex")
-        if found is None:
-            return f"looked for {module}.{name} and no package apex is installed: {APEX}"
-        folders = [Path(folder) for folder in found.submodule_search_locations or ()]
-        below = module.split(".")[1]
-        if not any((folder / below).is_dir() or (folder / f"{below}.py").is_file() for folder in folders):
-            where = folders[0] if folders else found.origin
-            return (
-                f"looked for {module}.{name}, but the package apex in {where} is another one, not NVIDIA's, which is "
-                f"unrelated to it and has no apex.{below}: pip uninstall apex, then {APEX}"
-            )
-        try:
-            _symbol(module, name)
-            importlib.import_module(extension)
-        except (ImportError, AttributeError) as error:
-            return f"apex is installed, but {module}.{name} with its extension {extension} is not ({error}): {APEX}"
-        return None
+        lack = find_apex(module, name, extension)
+        return None if lack is None else f"{lack.seen}: {lack.remedy}"
 
     return problem
 
@@ -199,18 +219,14 @@ def _deepspeed_optimizer(device: torch.device) -> BuildOptimizer:
 
 
 LAYER_NORMS: tuple[Candidate[LayerNorm], ...] = (
-    Candidate(
-        "apex",
-        _apex_problem("apex.normalization.fused_layer_norm", "fused_layer_norm_affine", "fused_layer_norm_cuda"),
-        _apex_norm,
-    ),
+    Candidate("apex", _apex_problem(*APEX_PARTS[0]), _apex_norm),
     Candidate("torch", _always, _torch_norm),
     Candidate("deepspeed", _no_deepspeed_norm, _torch_norm),
 )
 """In the order in which ``auto`` asks."""
 
 OPTIMIZERS: tuple[Candidate[BuildOptimizer], ...] = (
-    Candidate("apex", _apex_problem("apex.optimizers", "FusedAdam", "amp_C"), _apex_optimizer),
+    Candidate("apex", _apex_problem(*APEX_PARTS[1]), _apex_optimizer),
     Candidate("torch", _always, _torch_optimizer),
     Candidate("deepspeed", _deepspeed_problem, _deepspeed_optimizer),
 )

@@ -31,10 +31,9 @@ from megadape.checkpoint.folder import CheckpointFolder
 from megadape.checkpoint.manifest import find_problem
 from megadape.data import preprocess_files
 from megadape.faults import POINTS, VARIABLE
+from megadape.training.metrics import TIMING
 
 ROOT = Path(__file__).parents[1]
-TIMING = {"tokens_per_second", "model_flops_per_second", "mfu", "peak_memory_bytes", "seconds"}
-"""What no two runs have in common."""
 
 REACHED = [point for point in POINTS if point.startswith("checkpoint.") and not point.endswith("between_renames")]
 """A run that goes on saves no step twice."""

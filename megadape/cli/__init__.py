@@ -10,7 +10,23 @@ from typing import Annotated
 
 import typer
 
-from megadape.cli import che, checkpoint, config, data, demo, evaluate, plan, preprocess, slurm, study, train
+from megadape.cli import (
+    che,
+    checkpoint,
+    config,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    monitoring,
+    plan,
+    preprocess,
+    slurm,
+    study,
+    train,
+)
 from megadape.cli.base import PlainErrors
 from megadape.machine import is_first_rank
 
@@ -21,8 +37,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo.demo, preprocess.preprocess, train.train, plan.plan):
+for command in (
+    demo.demo,
+    preprocess.preprocess,
+    train.train,
+    generate.generate,
+    export.export,
+    plan.plan,
+    doctor.doctor,
+    monitoring.runs,
+    monitoring.watch,
+):
     app.command()(command)
+app.command("import")(export.import_)
 for name, group in (
     ("che", che),
     ("checkpoint", checkpoint),

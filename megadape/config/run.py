@@ -17,6 +17,7 @@ from megadape.positions import PositionSettings
 from megadape.positions.rope import RopeSettings
 from megadape.settings import Settings
 from megadape.training.pipeline.placement import check_pipeline
+from megadape.training.profiling import ProfileSettings
 from megadape.training.settings import LoggingSettings, TrainingSettings, ValidationSettings, check_engine
 from megadape.training.supervision.anomalies import AnomalySettings
 from megadape.training.supervision.stop import StopSettings
@@ -91,6 +92,9 @@ class RunSettings(Settings):
 
     logging: LoggingSettings = LoggingSettings()
     """Console, wandb, TensorBoard."""
+
+    profile: ProfileSettings = ProfileSettings()
+    """Steps in which torch's profiler looks on."""
 
     evaluation: EvaluationSettings = EvaluationSettings()
     """What megadape evaluate does unless told otherwise."""

@@ -19,15 +19,11 @@ import torch
 from torch import distributed as dist
 
 from megadape.parallel.mesh import Place
+from megadape.parallel.speed import all_reduce_speed
 from megadape.slurm.hosts import expand_hosts
 
 PARTS = ("python", "gpus", "folder", "rendezvous", "all-reduce")
 """What is looked at, in this order."""
-
-NUMBERS = {"cuda": 2**26, "cpu": 2**20}
-"""float32 numbers of the tensor that is all-reduced: 256 MiB, or 4 MiB."""
-
-ROUNDS = 5
 
 
 def probe(folder: Path, gpus: int, seconds: float) -> Iterator[str]:
@@ -44,7 +40,7 @@ def probe(folder: Path, gpus: int, seconds: float) -> Iterator[str]:
         "gpus": lambda: _look_at_gpus(gpus),
         "folder": lambda: _write(folder, place),
         "rendezvous": lambda: _join(place, seconds),
-        "all-reduce": lambda: _all_reduce(place),
+        "all-reduce": lambda: all_reduce_speed(place.world),
     }
     assert tuple(looks) == PARTS
     for part, look in looks.items():
@@ -105,21 +101,3 @@ def _absent(came: Callable[[int], bool], world: int, seconds: float) -> list[int
         if not absent or time.monotonic() > deadline:
             return absent
         time.sleep(0.1)
-
-
-def _all_reduce(place: Place) -> str:
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
-    tensor = torch.ones(NUMBERS[kind], device=kind)
-    dist.all_reduce(tensor)  # connections are made by the first one
-    if float(tensor[0]) != place.world:
-        raise RuntimeError(f"{place.world} ones sum to {float(tensor[0]):g}")
-    times = []
-    for _ in range(ROUNDS):
-        dist.barrier()
-        started = time.perf_counter()
-        dist.all_reduce(tensor)
-        if kind == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    moved = 2 * (place.world - 1) / place.world * tensor.numel() * tensor.element_size()
-    return f"{moved / sorted(times)[ROUNDS // 2] / 1e9:.2f} GB/s"

@@ -7,6 +7,7 @@ run_dir/
   outcome.json        how the newest start ended: see megadape.training.supervision.outcome
   heartbeats/         where each rank stands
   stacks/             of all ranks, after a hang
+  profile/            of the steps that settings name: see megadape.training.profiling
   checkpoints/        see megadape.checkpoint.manifest
   evaluation/         written by megadape evaluate
 """
@@ -63,7 +64,13 @@ def train(run: Run, settings_text: str, reporter: Reporter, stop_after_steps: in
     with StopSignals() as signals, ending_together(place.rank, place.world), joined as mesh:
         trainer = Trainer(run, mesh, reporter)
         if mesh.is_first:
-            facts = {"threads": threads, "kernels": trainer.kernels, "parameters": trainer.parameters}
+            facts = {
+                "threads": threads,
+                "kernels": trainer.kernels,
+                "parameters": trainer.parameters,
+                "flops_per_token": {"plain": trainer.flops.plain, "mixing": trainer.flops.mixing},
+                "peak_flops": trainer.peak_flops,
+            }
             prepare_run_folder(run.run_dir, settings_text, mesh, facts)
             reporter.message(f"{threads} thread{'s' * (threads > 1)} a rank (set OMP_NUM_THREADS for another number)")
         return fit(trainer, signals, started, stop_after_steps)

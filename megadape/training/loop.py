@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -34,7 +34,10 @@ from megadape.training.identity import with_end_of_document, with_vocabulary
 from megadape.training.loading import blank_batches, reading_ahead
 from megadape.training.metrics import Tracker, open_trackers
 from megadape.training.optimizer import build_optimizer
+from megadape.training.peaks import device_peak
+from megadape.training.phases import StepClock
 from megadape.training.pipeline.placement import part_of
+from megadape.training.profiling import StepProfiler
 from megadape.training.protocols import Reporter, Run
 from megadape.training.random import seed_streams
 from megadape.training.saving import Saver
@@ -87,7 +90,9 @@ class Trainer:
         self.anomalies = AnomalyWatch(run.anomalies)
         if self.progress.anomalies is not None:
             self.anomalies.load_state(self.progress.anomalies)
-        self.verdict = FINE
+        self.verdict, self.asked = FINE, False
+        self.clock, self.saving_seconds = StepClock(), 0.0
+        self.peak_flops = run.logging.peak_flops or device_peak(mesh.device, run.training.precision)
 
     def fit(self, stopper: Stopper, watchdog: Watchdog, stop_after_steps: int | None = None) -> str | None:
         """Update until the last step, until so many steps have been done now, or until all ranks agree to stop; save on
@@ -104,10 +109,10 @@ class Trainer:
         if reason is not None and reason.reason is StopReason.SAVE:
             reason = None  # nothing has changed yet
         if reason is None and first < last:
-            trackers = self._open_trackers()
+            trackers, profiler = self._open_trackers(), self._profiler()
             try:
-                with self._reading_ahead() as self.batches:
-                    reason = self._make_steps(first, last, trackers)
+                with self._reading_ahead() as self.batches, closing(profiler):
+                    reason = self._make_steps(first, last, trackers, profiler)
                 self._save(trackers)
                 self._finish_saving()
             finally:
@@ -117,11 +122,12 @@ class Trainer:
             return None
         return str(reason) if reason is not None else f"--stop-after-steps {stop_after_steps}"
 
-    def _make_steps(self, first: int, last: int, trackers: Sequence[Tracker]) -> Stop | None:
+    def _make_steps(self, first: int, last: int, trackers: Sequence[Tracker], profiler: StepProfiler) -> Stop | None:
         """Steps first + 1 .. last, or until all ranks agree to stop; the last state is left to be saved."""
         for step in range(first, last):
             started = time.perf_counter()
-            row = self._update(step)
+            with profiler.step(step + 1):
+                row = self._update(step)
             for tracker in trackers:
                 tracker.log(row)
             if self.mesh.is_first:
@@ -186,17 +192,26 @@ class Trainer:
         )
         return trackers
 
+    def _profiler(self) -> StepProfiler:
+        def told(words: str) -> None:
+            if self.mesh.is_first:
+                self.reporter.message(words)
+
+        return StepProfiler(self.run.profile, self.run.run_dir, self.mesh.rank, self.mesh.device, told)
+
     def _update(self, step: int) -> dict[str, Any]:
         training = self.run.training
         rate = training.optimizer.learning_rate * training.schedule.factor(step, training.steps)
-        started = time.perf_counter()
+        self.clock = StepClock()
         self.model.train()
         self.watchdog.enter("data", step + 1)
         batches = self._micro_batches()
+        self.clock.end("data")
         self.watchdog.enter("update", step + 1)
-        self.verdict = FINE
+        self.verdict, self.asked = FINE, False
         result = self.engine.train_step(batches, rate, self._admit)
-        seconds = time.perf_counter() - started
+        # an overflow in fp16 is not asked about: there was no update
+        self.clock.end("optimizer" if self.asked else "forward_backward")
         if self.verdict.stop:
             raise TrainingError(
                 f"step {step + 1}: {self.verdict.reason}; its update was not made, and the newest checkpoint is "
@@ -205,15 +220,19 @@ class Trainer:
             )
         self.progress.step = step + 1
         self.progress.consumed_samples += training.global_batch_size
-        row = self._measure(result, rate, seconds)
+        row = self._measure(result, rate)
         if self._is_due(self.run.parallel.drift_every):
             self._check_drift()
         if self._is_due(self.run.validation.every):
+            started = time.perf_counter()
             row |= self._validate()
+            row["seconds_validate"] = time.perf_counter() - started
         return row
 
     def _admit(self, loss: float, grad_norm: float) -> bool:
         """Whether to make an update; asked by the engine."""
+        self.clock.end("forward_backward")
+        self.asked = True
         self.verdict = self.anomalies.judge(loss, grad_norm)
         return not self.verdict.skip
 
@@ -225,9 +244,9 @@ class Trainer:
         assert samples is not None
         return torch.from_numpy(np.stack([samples[index] for index in indices])).to(self.mesh.device)
 
-    def _measure(self, result: StepResult, rate: float, seconds: float) -> dict[str, Any]:
-        training, peak = self.run.training, self.run.logging.peak_flops
-        tokens_per_second = training.global_batch_size * training.sequence_length / seconds
+    def _measure(self, result: StepResult, rate: float) -> dict[str, Any]:
+        training, peak = self.run.training, self.peak_flops
+        tokens_per_second = training.global_batch_size * training.sequence_length / self.clock.total
         flops = tokens_per_second * self.flops.total
         held = measure_bytes(self.model, self.engine.optimizer)
         return {
@@ -246,7 +265,9 @@ class Trainer:
             "optimizer_bytes": held.optimizer,
             "peak_memory_bytes": peak_memory(self.mesh.device),
             "consumed_samples": self.progress.consumed_samples,
-            "seconds": seconds,
+            **self.clock.row(),
+            "seconds_validate": 0.0,
+            "seconds_save": self._taken_for_saves(),
         }
 
     @torch.no_grad()
@@ -287,7 +308,14 @@ class Trainer:
         saved = self.saver.save(self.progress)
         if saved is not None and self.mesh.is_first:
             self.reporter.message(f"saved {saved}")
-        self.stopper.note_save(time.perf_counter() - started)
+        taken = time.perf_counter() - started
+        self.saving_seconds += taken
+        self.stopper.note_save(taken)
+
+    def _taken_for_saves(self) -> float:
+        """Seconds since this was last asked."""
+        taken, self.saving_seconds = self.saving_seconds, 0.0
+        return taken
 
     def _finish_saving(self) -> None:
         """Wait for what is written in the background, whose end the writer tells itself."""

@@ -9,15 +9,32 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from megadape.data.files import flush_folder
 from megadape.errors import TrainingError
-from megadape.training.settings import LoggingSettings
+from megadape.training.phases import ASIDE, PHASES
+
+if TYPE_CHECKING:  # who only reads rows need not wait for torch
+    from megadape.training.settings import LoggingSettings
 
 logger = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
+
+TIMING = frozenset(
+    {
+        "tokens_per_second",
+        "model_flops_per_second",
+        "mfu",
+        "peak_memory_bytes",
+        "seconds",
+        *(f"seconds_{phase}" for phase in (*PHASES, *ASIDE)),
+    }
+)
+"""What of a row clock and allocator decide: in all else a resumed run equals one that was never stopped."""
+
+WANDB_MODES = ("online", "offline", "disabled", "shared", "run", "dryrun")
 
 
 class Tracker(Protocol):
@@ -105,10 +122,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         return []
     # not splitlines, which also splits at characters that JSON may hold
     lines = path.read_bytes().split(b"\n")[:-1]
-    return [row for row in map(_parse, lines) if row is not None]
+    return [row for row in map(parse_row, lines) if row is not None]
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def parse_row(line: bytes) -> dict[str, Any] | None:
+    """The row that a line holds; None where it holds none."""
     try:
         row = json.loads(line)
     except ValueError:
@@ -126,6 +144,9 @@ class WandbTracker:
             raise TrainingError(
                 "logging.wandb_project is set, but wandb is not installed: pip install 'megadape[wandb]'"
             ) from error
+        mode = os.environ.get("WANDB_MODE") or "online"
+        if mode not in WANDB_MODES:  # wandb itself would say nothing, and keep nothing
+            raise TrainingError(f"WANDB_MODE is {mode!r}: set it to one of {', '.join(WANDB_MODES)}, or unset it")
         self.id = run_id or secrets.token_hex(4)
         self._run: Any = None
         try:
@@ -167,9 +188,11 @@ class TensorBoardTracker:
         self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1)
 
     def log(self, row: Row) -> None:
-        """Every number of the row is a scalar."""
+        """Every number of the row is a scalar; words, as on an anomaly, are a text."""
         for name, value in row.items():
-            if name != "step" and value is not None:
+            if isinstance(value, str):
+                self._writer.add_text(name, value, row["step"])
+            elif name != "step" and value is not None:
                 self._writer.add_scalar(name, value, row["step"])
 
     def sync(self) -> None:

@@ -11,6 +11,7 @@ from megadape.data import DataSettings
 from megadape.kernels import KernelSettings
 from megadape.model import Architecture
 from megadape.parallel.settings import ParallelSettings
+from megadape.training.profiling import ProfileSettings
 from megadape.training.settings import LoggingSettings, TrainingSettings, ValidationSettings
 from megadape.training.supervision.anomalies import AnomalySettings
 from megadape.training.supervision.stop import StopSettings
@@ -78,6 +79,11 @@ class Run(Protocol):
     @property
     def logging(self) -> LoggingSettings:
         """Where the numbers go."""
+        ...
+
+    @property
+    def profile(self) -> ProfileSettings:
+        """Which steps are profiled."""
         ...
 
     @property

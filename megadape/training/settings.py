@@ -97,7 +97,8 @@ class LoggingSettings(Settings):
     """Whether to write TensorBoard events into the run folder."""
 
     peak_flops: float | None = Field(default=None, gt=0)
-    """Peak floating-point operations a second of one device, for MFU."""
+    """Peak floating-point operations a second of one device, for MFU; default: what its data sheet says, where the
+    device is known (megadape.training.peaks)."""
 
 
 def check_engine(training: TrainingSettings, parallel: ParallelSettings) -> None:

@@ -15,8 +15,7 @@ from typing import Any
 
 from slurm_cluster import NODES, ROOT, Cluster, wait_for
 
-TIMING = {"tokens_per_second", "model_flops_per_second", "peak_memory_bytes", "seconds"}
-"""What no two runs have in common."""
+from megadape.training.metrics import TIMING
 
 STEPS, SAVE_EVERY = 40, 10
 

@@ -12,11 +12,11 @@ import pytest
 
 from megadape.config import dump_yaml, load
 from megadape.training.launch import train
+from megadape.training.metrics import TIMING
 from megadape.training.supervision import stop
 from megadape.training.supervision.outcome import read_outcome, write_outcome
 
 ROOT = Path(__file__).parents[2]
-TIMING = {"tokens_per_second", "model_flops_per_second", "peak_memory_bytes", "seconds"}
 SETTINGS = (
     "training.steps=12",
     "training.sequence_length=32",

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
+from megadape.training.metrics import TIMING
+
 ROOT = Path(__file__).parents[2]
-TIMING = {"tokens_per_second", "model_flops_per_second", "peak_memory_bytes", "seconds"}
-"""What no two runs have in common."""
 PATIENCE = 150.0
 STEPS = 100
 
