@@ -67,8 +67,9 @@ def main() -> None:
     # what ends a job politely ends it as Ctrl-C does: temporary files are removed
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # of several ranks the first alone tells what it does; all of them tell what goes wrong
-    level = logging.INFO if is_first_rank() else logging.WARNING
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    if is_first_rank():
+        logging.getLogger("megadape").setLevel(logging.INFO)
     app()
 
 

@@ -30,11 +30,13 @@ class Transcript:
         self._held = [""] * count
         self._ended = [False] * count
         self._turn = 0
-        if count:
-            self._open()
+        self._begun = False
 
     def tell(self, news: News, first: int = 0) -> None:
         """Take note of a token; ``first`` is the number of the first prompt."""
+        if not self._begun:  # not before: what reading the prompts makes known would get between prompt and text
+            self._begun = True
+            self._open()
         place = (news.prompt - first) * self._samples + news.sample
         self._held[place] += news.text
         self._ended[place] = news.ended
