@@ -12,7 +12,7 @@ import pickle
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -21,9 +21,19 @@ from typing import Any
 from megadape.faults import ACTIONS, POINTS, InjectedFault, reach
 from megadape.faults import VARIABLE as FAULT_VARIABLE
 
-__all__ = ["ACTIONS", "FAULT_VARIABLE", "POINTS", "InjectedFault", "RankFailed", "reach", "run_distributed"]
+__all__ = ["ACTIONS", "FAULT_VARIABLE", "POINTS", "InjectedFault", "RankFailed", "Silent", "reach", "run_distributed"]
 
 PRELOAD = "megadape.parallel.preload"
+
+
+class Silent:
+    """A reporter of runs that says nothing."""
+
+    def message(self, text: str) -> None:
+        """Passed over."""
+
+    def step(self, row: Mapping[str, Any], steps: int) -> None:
+        """Passed over."""
 
 
 class RankFailed(AssertionError):  # noqa: N818  (it reads as a sentence in a test's output)

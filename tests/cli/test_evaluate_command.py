@@ -14,15 +14,8 @@ from megadape.cli.evaluate import app
 from megadape.config import dump_yaml, load
 from megadape.errors import EvaluationError
 from megadape.studies.evaluate import EvaluationRequest, load_run, request_settings
+from megadape.testing import Silent
 from megadape.training.launch import train
-
-
-class Silent:
-    def message(self, text: str) -> None:
-        pass
-
-    def step(self, row: Any, steps: int) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from megadape.config import dump_yaml, load
 from megadape.config.run import RunSettings
+from megadape.testing import Silent
 from megadape.training.launch import train
-
-
-class Silent:
-    def message(self, text: str) -> None:
-        pass
-
-    def step(self, row: Any, steps: int) -> None:
-        pass
 
 
 def make_run(run_dir: Path, corpus: Path, steps: int = 2, seed: int = 1) -> RunSettings:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from megadape.evaluation.head_profiles import TREND, HeadProfile, HeadTrend, cou
 from megadape.evaluation.heads import head_profiles, profile_heads, profile_layers
 from megadape.evaluation.restore import restore_model
 from megadape.model import Architecture, build_gpt
+from megadape.testing import Silent
 from megadape.training.launch import train
 
 LENGTH = 300
@@ -137,14 +137,6 @@ def test_all_layers_in_one_pass_are_each_layer_alone() -> None:
             profile_heads(model, tokens, **bad)
 
 
-class Quiet:
-    """A reporter that says nothing."""
-
-    def step(self, row: Mapping[str, Any], steps: int) -> None: ...
-
-    def message(self, text: str) -> None: ...
-
-
 @pytest.fixture(scope="module")
 def run_dir(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two steps."""
@@ -159,7 +151,7 @@ def run_dir(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "training": {"steps": 2, "sequence_length": 16, "global_batch_size": 2, "micro_batch_size": 2},
         }
     )
-    assert train(run, dump_yaml(run), Quiet()).state == "done"
+    assert train(run, dump_yaml(run), Silent()).state == "done"
     return folder
 
 

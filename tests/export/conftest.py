@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,14 +15,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may ask the network; read whe
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 
-class Silent:
-    def message(self, text: str) -> None:
-        pass
-
-    def step(self, row: Any, steps: int) -> None:
-        pass
-
-
 @pytest.fixture(scope="session")
 def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder, evaluated too; not to be written to."""
@@ -32,6 +23,7 @@ def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from megadape.config import dump_yaml
     from megadape.evaluation.run import evaluate_all
     from megadape.evaluation.settings import EvaluationSettings
+    from megadape.testing import Silent
     from megadape.training.launch import train
 
     run_dir = tmp_path_factory.mktemp("export") / "run"

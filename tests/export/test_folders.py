@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Silent
 from example_exports import CASES, dape, make_architecture, make_model, run_settings, save_run
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -24,6 +23,7 @@ from megadape.export.exporting import ExportRequest, export_run
 from megadape.export.folder import staged
 from megadape.export.importing import ImportRequest, import_folder
 from megadape.export.record import read_record
+from megadape.testing import Silent
 from megadape.training.launch import train
 
 CPU = torch.device("cpu")

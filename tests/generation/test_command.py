@@ -16,18 +16,10 @@ from megadape.config import dump_yaml, load
 from megadape.generation import GenerationSettings, News
 from megadape.generation.transcript import Transcript, make_visible
 from megadape.studies.generate import GenerationRequest, generate_and_write
-from megadape.testing import run_distributed
+from megadape.testing import Silent, run_distributed
 from megadape.training.launch import train
 
 PROMPTS = ["def main(", "import sys\nimport os", "", "é"]
-
-
-class Silent:
-    def message(self, text: str) -> None:
-        pass
-
-    def step(self, row: Any, steps: int) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")

@@ -3,21 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parents[2]
-
-
-class Silent:
-    """Tells nobody."""
-
-    def message(self, text: str) -> None:
-        pass
-
-    def step(self, row: Mapping[str, Any], steps: int) -> None:
-        pass
 
 
 def keys(run_dir: Path, corpus: Path, *more: str) -> list[str]:
@@ -41,6 +29,7 @@ FILES = [str(ROOT / "configs/models/demo.yaml"), str(ROOT / "configs/positions/d
 
 def train_tiny(run_dir: Path, corpus: Path, *more: str, stop_after_steps: int | None = None) -> Path:
     from megadape.config import dump_yaml, load
+    from megadape.testing import Silent
     from megadape.training.launch import train
 
     run = load(FILES, keys(run_dir, corpus, *more))

@@ -16,6 +16,7 @@ from megadape.data import load_manifest, preprocess_files
 from megadape.data.manifest import manifest_path
 from megadape.errors import CheckpointError, ConfigurationError
 from megadape.model import Architecture
+from megadape.testing import Silent
 from megadape.training.identity import check_identity, with_end_of_document
 from megadape.training.launch import train
 
@@ -99,16 +100,6 @@ def test_a_checkpoint_from_before_the_setting_joined_them() -> None:
         check_identity(Path("step"), old, architecture(documents="separate").model_dump(mode="json"))
 
 
-class Quiet:
-    """A reporter that says nothing."""
-
-    def message(self, text: str) -> None:
-        pass
-
-    def step(self, row: Any, steps: int) -> None:
-        pass
-
-
 def run(prefix: Path, run_dir: Path, documents: str, stop: int | None = None) -> list[tuple[float, float]]:
     """Loss and validation loss of each step."""
     keys = {
@@ -121,7 +112,7 @@ def run(prefix: Path, run_dir: Path, documents: str, stop: int | None = None) ->
         "training": "{steps: 4, sequence_length: 32, global_batch_size: 8, micro_batch_size: 4}",
         "validation": "{every: 1, sequences: 6}",
     }
-    train(load([], [f"{key}={value}" for key, value in keys.items()]), "", Quiet(), stop)
+    train(load([], [f"{key}={value}" for key, value in keys.items()]), "", Silent(), stop)
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [(row["loss"], row["validation_loss"]) for row in rows]
 
