@@ -198,7 +198,6 @@ def write_html(results: CheResults, figure: Path) -> str:
         return elements.html_table(head, rows, text_columns=2)
 
     body = [
-        f"<h1>{escape(title_of(results))}</h1>",
         f'<div class="summary">{elements.paragraphs(summarise(results))}</div>',
         "<h2>Accuracy beyond the training lengths (%)</h2>",
         table(trained=False),
