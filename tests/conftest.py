@@ -48,6 +48,11 @@ def all_cores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that want all cores come first: one worker makes them one after the other, and none waits for another."""
+    items.sort(key=lambda item: "all_cores" not in getattr(item, "fixturenames", ()))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how many trials were made of what."""
     counts: Counter[str] = Counter()

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 150.0
 STEPS = 100
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("all_cores"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def command(run_dir: Path, corpus: Path, *settings: str) -> list[str]:
@@ -95,6 +95,7 @@ def outcome(run_dir: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.usefixtures("all_cores")
 def test_a_signal_to_one_rank_of_four_stops_all_and_the_same_command_ends_the_run(tmp_path: Path, corpus: Path) -> None:
     layout = ("parallel.tp=2", "parallel.pp=2")
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -114,6 +115,7 @@ def test_a_signal_to_one_rank_of_four_stops_all_and_the_same_command_ends_the_ru
     assert rows(stopped) == rows(whole)
 
 
+@pytest.mark.usefixtures("all_cores")
 def test_a_frozen_rank_is_found_and_the_stacks_of_the_others_are_shown(tmp_path: Path, corpus: Path) -> None:
     quick = ("watch.hang_minutes=0.1", "watch.interval_seconds=0.5", "watch.grace_seconds=2")
     ranks = start(2, command(tmp_path, corpus, "parallel.tp=2", *quick))
