@@ -33,7 +33,7 @@ def open_console() -> Console:
         highlight=False,
         quiet=not is_first_rank(),
         force_terminal=False if plain else None,
-        width=140 if plain else None,
+        width=1000 if plain else None,
         soft_wrap=True,
     )
 

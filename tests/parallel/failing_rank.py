@@ -61,7 +61,7 @@ def main() -> None:
     except MegadapeError as error:
         # as the command line does
         print(f"megadape: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":
