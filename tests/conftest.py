@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+import sys
 import sysconfig
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+sys.path.append(str(Path(__file__).parent))  # modules that tests of several rooms share
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sysconfig
-from functools import cache
 from itertools import product
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,9 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from small_tokenizers import tokenizer
 
-from megadape.data import DataSettings, Tokenizer, tokenizer_settings
-from megadape.data.tokenizers.train import TrainTokenizerSettings, train_tokenizer
+from megadape.data import DataSettings
 from megadape.errors import EvaluationError
 from megadape.evaluation.passkey.plan import plan_passkey
 from megadape.evaluation.passkey.reading import score_keys
@@ -27,26 +24,12 @@ from megadape.evaluation.sets import EvaluationText, TextSource
 from megadape.evaluation.settings import EvaluationSettings, PasskeySettings
 from megadape.model import GPT, Architecture, build_gpt
 
-CORPUS = Path(sysconfig.get_paths()["stdlib"]) / "argparse.py"
 NAMES = ("byte", "unigram", "bpe")
 CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     *((kind, {"kind": "dape", "hidden": 6}) for kind in ("kerple_log", "fire", "t5", "transformer_xl", "none")),
     *((kind, {"kind": "none"}) for kind in ("rope", "cope", "learned", "randomized_rope", "alibi", "yarn")),
     ("alibi", {"kind": "dape_v2", "hidden": 5}),
 )
-
-
-@cache
-def tokenizer(name: str) -> Tokenizer:
-    if name == "byte":
-        return tokenizer_settings("byte").build()
-    kind = {"unigram": "sentencepiece", "bpe": "huggingface"}[name]
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / {"unigram": "text.model", "bpe": "tokenizer.json"}[name]
-        options: dict[str, Any] = {"model_type": "unigram"} if name == "unigram" else {"kind": "bpe"}
-        inputs: dict[str, Any] = {"inputs": (CORPUS,), "text_suffixes": (".py",)}
-        train_tokenizer(TrainTokenizerSettings(output=path, vocab_size=400, **inputs, **options))
-        return tokenizer_settings(kind, model=path).build()
 
 
 @given(

@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import sysconfig
-from functools import cache
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
-
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from small_tokenizers import tokenizer
 
-from megadape.data import Tokenizer, tokenizer_settings
-from megadape.data.tokenizers.train import TrainTokenizerSettings, train_tokenizer
 from megadape.generation.text import REPLACEMENT, StopStrings, TextStream
 
-CORPUS = Path(sysconfig.get_paths()["stdlib"]) / "argparse.py"
 NAMES = ("byte", "unigram", "bpe")
 writing = st.text(
     st.sampled_from("ab \n_é€中😀\N{REPLACEMENT CHARACTER}▁'.") | st.characters(codec="utf-8"), max_size=40
 )
-
-
-@cache
-def tokenizer(name: str) -> Tokenizer:
-    if name == "byte":
-        return tokenizer_settings("byte").build()
-    kind = {"unigram": "sentencepiece", "bpe": "huggingface"}[name]
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / {"unigram": "text.model", "bpe": "tokenizer.json"}[name]
-        options: dict[str, Any] = {"model_type": "unigram"} if name == "unigram" else {"kind": "bpe"}
-        inputs: dict[str, Any] = {"inputs": (CORPUS,), "text_suffixes": (".py",)}
-        train_tokenizer(TrainTokenizerSettings(output=path, vocab_size=400, **inputs, **options))
-        return tokenizer_settings(kind, model=path).build()
 
 
 def stream(name: str, before: list[int], after: list[int], *, whole: bool = True) -> list[str]:

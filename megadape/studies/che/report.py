@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from html import escape
 from pathlib import Path
 
 from megadape.chomsky import TASKS
