@@ -11,10 +11,14 @@ torch.set_num_threads(1)
 import torch._dynamo  # noqa: E402
 import torch._functorch.aot_autograd  # noqa: E402
 import torch._inductor.config  # noqa: E402
+import torch.distributed.pipelining  # noqa: E402
 import torch.distributed.tensor  # noqa: E402
 
 try:
-    import deepspeed.runtime.engine
+    import deepspeed.module_inject.auto_ep_layer
+    import deepspeed.ops.op_builder.all_ops
+    import deepspeed.runtime.pipe.engine
+    import deepspeed.runtime.zero.muon.muon_optimizer  # with torch's compiler: seconds of every DeepSpeed engine
     import deepspeed.runtime.zero.stage3
     import deepspeed.runtime.zero.stage_1_and_2  # noqa: F401
 except ImportError:  # not on this system: only the DeepSpeed engine needs it
