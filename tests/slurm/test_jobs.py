@@ -46,34 +46,6 @@ def check_whole(run: Submitted, undisturbed: Path, lost_at: int) -> None:
     assert not (run.run_dir / "STOP").exists()
 
 
-def test_a_submitted_run_is_the_run_that_it_would_be_here(tracked: Cluster, tmp_path: Path, corpus: Path) -> None:
-    demo = (f"data.prefix={corpus}", "training.steps=6", "training.micro_batch_size=4", "checkpoint.save_every=3")
-    files = [str(ROOT / "configs/models/demo.yaml"), str(ROOT / "configs/positions/dape_kerple.yaml")]
-    (tmp_path / "site.yaml").write_text(SITE.format(python=sys.executable, folder=tmp_path))
-    options = [word for each in (*demo, f"run_dir={tmp_path / 'run'}") for word in ("--set", each)]
-    command = ("slurm", "submit", *files, *options, "--cluster", tmp_path / "site.yaml")
-    site = ("--site", "nodes=2", "--site", "ranks_per_node=2")
-    said = tracked.megadape(*command, *site, WANDB_API_KEY="dont-tell").stdout
-    assert "follow:" in said
-    assert "stop:" in said
-    run = Submitted(tracked, tmp_path, [said.split()[2].rstrip(",")])
-    (job,) = run.finish()
-    assert (job["JobState"], job["NumNodes"]) == ("COMPLETED", "2"), tracked.describe(job)
-    train_here(tmp_path / "here", 4, [*files, *(word for each in demo for word in ("--set", each))])
-    here = read_rows(tmp_path / "here")
-    assert len(here) == 6
-    assert run.rows() == here
-    kept = run.run_dir / "slurm" / f"{run.jobs[0]}.0"
-    environment = json.loads((kept / "environment.json").read_text())
-    assert environment["packages"]["torch"]
-    assert environment["environment"]["SLURM_JOB_ID"] == run.jobs[0]
-    assert "dont-tell" not in (kept / "environment.json").read_text()
-    assert f"JobId={run.jobs[0]}" in (kept / "job.txt").read_text()
-    assert len(list((run.run_dir / "slurm/logs").glob("node*.log"))) == 2
-    again = tracked.megadape(*command, *site, check=False)
-    assert (again.returncode, "is done" in again.stderr) == (2, True), again.stderr
-
-
 def start(cluster: Cluster, folder: Path, corpus: Path, nodes: str, ranks: int, seconds: int, *site: str) -> Submitted:
     """A tiny run that has made 30 steps and saves now, which takes so long."""
     run = submit(cluster, folder, corpus, nodes=nodes, ranks=ranks, site=site, MEGADAPE_FAULT=pause(seconds))
@@ -95,7 +67,18 @@ def test_runs_that_are_told_to_stop_end_as_one_that_was_not(
         tracked.login("scancel", "--signal=USR1", "--batch", run.jobs[0])
         check_whole(run, undisturbed, lost_at=31)
 
-    side_by_side(preempt, signal)
+    # of two minutes, and told so after 55 seconds, while it saves
+    site, settings = ("time=2m", "lead=65s"), ("stop.at_job_end=false",)
+    folder, fault = tmp_path / "limited", pause(45)
+    limited = submit(tracked, folder, corpus, nodes="4", ranks=2, site=site, settings=settings, MEGADAPE_FAULT=fault)
+    limited.until_step(30)  # by then: others that start meanwhile would slow it down
+
+    def time_limit() -> None:
+        check_whole(limited, undisturbed, lost_at=31)
+        assert "as Slurm asked" in limited.log()
+        assert "time budget" not in limited.log()
+
+    side_by_side(time_limit, preempt, signal)
 
 
 def test_runs_that_lose_a_node_end_as_one_that_did_not(
@@ -125,20 +108,6 @@ def test_runs_that_lose_a_node_end_as_one_that_did_not(
         assert run.outcome()["job"] == f"{run.jobs[0]}.1"
 
     side_by_side(lose_a_node, lose_a_daemon)
-
-
-def test_a_run_that_reaches_its_time_limit_goes_on(
-    tracked: Cluster, tmp_path: Path, corpus: Path, undisturbed: Path
-) -> None:
-    """A job of two minutes that is told so after 55 seconds, while it saves: about 100 seconds."""
-    limit = ("time=2m", "lead=65s")
-    run = submit(
-        tracked, tmp_path / "run", corpus, nodes="1", ranks=2, site=limit, settings=("stop.at_job_end=false",),
-        MEGADAPE_FAULT=pause(45),
-    )  # fmt: skip
-    check_whole(run, undisturbed, lost_at=31)
-    assert "as Slurm asked" in run.log()
-    assert "time budget" not in run.log()
 
 
 def test_chains_and_restarts_end_where_they_must(tracked: Cluster, tmp_path: Path, corpus: Path) -> None:
@@ -248,6 +217,34 @@ def test_a_study_goes_through_an_array_and_misses_only_what_was_killed(tracked: 
     assert before == {file: file.stat().st_mtime_ns for file in before}
     again = tracked.megadape(*command, check=False)
     assert (again.returncode, "all 6 runs are done" in again.stderr) == (2, True), again.stderr
+
+
+def test_a_submitted_run_is_the_run_that_it_would_be_here(tracked: Cluster, tmp_path: Path, corpus: Path) -> None:
+    demo = (f"data.prefix={corpus}", "training.steps=6", "training.micro_batch_size=4", "checkpoint.save_every=3")
+    files = [str(ROOT / "configs/models/demo.yaml"), str(ROOT / "configs/positions/dape_kerple.yaml")]
+    (tmp_path / "site.yaml").write_text(SITE.format(python=sys.executable, folder=tmp_path))
+    options = [word for each in (*demo, f"run_dir={tmp_path / 'run'}") for word in ("--set", each)]
+    command = ("slurm", "submit", *files, *options, "--cluster", tmp_path / "site.yaml")
+    site = ("--site", "nodes=2", "--site", "ranks_per_node=2")
+    said = tracked.megadape(*command, *site, WANDB_API_KEY="dont-tell").stdout
+    assert "follow:" in said
+    assert "stop:" in said
+    run = Submitted(tracked, tmp_path, [said.split()[2].rstrip(",")])
+    (job,) = run.finish()
+    assert (job["JobState"], job["NumNodes"]) == ("COMPLETED", "2"), tracked.describe(job)
+    train_here(tmp_path / "here", 4, [*files, *(word for each in demo for word in ("--set", each))])
+    here = read_rows(tmp_path / "here")
+    assert len(here) == 6
+    assert run.rows() == here
+    kept = run.run_dir / "slurm" / f"{run.jobs[0]}.0"
+    environment = json.loads((kept / "environment.json").read_text())
+    assert environment["packages"]["torch"]
+    assert environment["environment"]["SLURM_JOB_ID"] == run.jobs[0]
+    assert "dont-tell" not in (kept / "environment.json").read_text()
+    assert f"JobId={run.jobs[0]}" in (kept / "job.txt").read_text()
+    assert len(list((run.run_dir / "slurm/logs").glob("node*.log"))) == 2
+    again = tracked.megadape(*command, *site, check=False)
+    assert (again.returncode, "is done" in again.stderr) == (2, True), again.stderr
 
 
 def test_text_is_preprocessed_in_parts_and_a_run_evaluated(
