@@ -21,7 +21,7 @@ from megadape.settings import Settings
 class LoaderSettings(Settings):
     """How a rank reads ahead of its training; which samples a step takes does not depend on it."""
 
-    workers: int = Field(default=0, ge=0)
+    workers: int = Field(default=0, ge=0, le=256)
     """Processes that read. 0: a thread of the training process, the fastest where files are in memory or come fast;
     while it waits for slow storage, training waits with it, and processes are better."""
 
