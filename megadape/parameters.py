@@ -101,9 +101,11 @@ class DeclaredModule(nn.Module):
         decay: bool = True,
         blocks: int = 1,
     ) -> nn.Parameter:
-        """Register a parameter: drawn in full from torch's default generator, then sliced to this rank's part."""
+        """Register a parameter: drawn in full from torch's default generator, then sliced to this rank's part; on the
+        meta device nothing is drawn."""
         spec = ParameterSpec(shape, init, shard_axis, own or slice(None), decay, blocks)
-        parameter = nn.Parameter(spec.take_own(init(shape, None)).clone())
+        full = torch.empty(shape) if torch.get_default_device().type == "meta" else init(shape, None)
+        parameter = nn.Parameter(spec.take_own(full).clone())
         self.specs[name] = spec
         self.register_parameter(name, parameter)
         return parameter

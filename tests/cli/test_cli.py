@@ -1,4 +1,7 @@
-"""The command as it is typed: main paths, and mistakes that end in one sentence and exit code 2."""
+"""The command as it is typed: main paths, and mistakes that end in one sentence and exit code 2.
+
+Main paths are processes of their own; most mistakes are made in this one, which has torch imported already.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner, Result
+
+from megadape.cli import app
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,6 +25,11 @@ ROOT = Path(__file__).parents[2]
 def megadape(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "megadape", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=240, check=False)
+
+
+def here(*arguments: object) -> Result:
+    """The command in this process."""
+    return CliRunner().invoke(app, [*map(str, arguments)])
 
 
 def small_run(corpus: Path, run_dir: Path, *more: str) -> list[str]:
@@ -88,23 +99,23 @@ def test_preprocessing_makes_a_dataset_and_a_short_one_is_refused(tmp_path: Path
     made = megadape("preprocess", *inputs, "--output-prefix", tmp_path / "p")
     assert made.returncode == 0, made.stderr
     assert "2 documents, 12 tokens" in made.stdout
-    result = megadape(*small_run(tmp_path / "p", tmp_path / "run"))
-    assert result.returncode == 2
+    result = here(*small_run(tmp_path / "p", tmp_path / "run"))
+    assert result.exit_code == 2
     assert "fewer than one sample" in result.stderr
 
 
 def test_config_commands(tmp_path: Path) -> None:
     files = [ROOT / "configs/models/demo.yaml", ROOT / "configs/positions/dape_fire.yaml"]
     needed = ["--set", "run_dir=r", "--set", "data.prefix=p"]
-    shown = megadape("config", "show", *files, *needed)
-    assert shown.returncode == 0, shown.stderr
+    shown = here("config", "show", *files, *needed)
+    assert shown.exit_code == 0, shown.stderr
     assert yaml.safe_load(shown.stdout)["positions"]["kind"] == "fire"
     assert "demo.yaml:" in shown.stdout
     assert "# --set" in shown.stdout
-    assert megadape("config", "validate", *files, *needed).stdout == "the settings are valid\n"
-    difference = megadape("config", "diff", files[0], ROOT / "configs/models/125M.yaml", *needed)
+    assert here("config", "validate", *files, *needed).stdout == "the settings are valid\n"
+    difference = here("config", "diff", files[0], ROOT / "configs/models/125M.yaml", *needed)
     assert "model.num_layers" in difference.stdout
-    assert "properties" in json.loads(megadape("config", "schema").stdout)
+    assert "properties" in json.loads(here("config", "schema").stdout)
 
 
 @pytest.mark.parametrize("model", sorted((ROOT / "configs/models").glob("*.yaml")), ids=lambda path: path.stem)
@@ -131,8 +142,8 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("settings", "said"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_is_one_sentence(settings: list[str], said: str, corpus: Path, tmp_path: Path) -> None:
-    result = megadape(*small_run(corpus, tmp_path / "run"), *settings)
-    assert result.returncode == 2
+    result = here(*small_run(corpus, tmp_path / "run"), *settings)
+    assert result.exit_code == 2
     assert said in result.stderr
     assert "Traceback" not in result.stderr
     assert not list((tmp_path / "run").glob("checkpoints/step-*"))
@@ -148,8 +159,8 @@ def test_several_mistakes_are_told_at_once(corpus: Path, tmp_path: Path) -> None
 
 def test_a_checkpoint_of_another_model_is_refused(trained: Path, corpus: Path) -> None:
     before = (trained / "metrics.jsonl").read_text()
-    result = megadape(*small_run(corpus, trained, "validation.every=2", "model.num_layers=2", "training.steps=5"))
-    assert result.returncode == 2
+    result = here(*small_run(corpus, trained, "validation.every=2", "model.num_layers=2", "training.steps=5"))
+    assert result.exit_code == 2
     assert "model.num_layers is 1 there and 2 here" in result.stderr
     assert (trained / "metrics.jsonl").read_text() == before
     assert yaml.safe_load((trained / "settings.yaml").read_text())["model"]["num_layers"] == 1
@@ -167,9 +178,12 @@ def test_a_checkpoint_of_another_model_is_refused(trained: Path, corpus: Path) -
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else value,
 )
-def test_what_is_not_there_is_named(arguments: list[str], said: str, tmp_path: Path) -> None:
-    result = megadape(*arguments, cwd=tmp_path)
-    assert result.returncode == 2
+def test_what_is_not_there_is_named(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = here(*arguments)
+    assert result.exit_code == 2
     assert said in result.stderr
     assert "Traceback" not in result.stderr
 
@@ -181,14 +195,14 @@ def test_evaluation_mistakes(trained: Path) -> None:
         (["--mode", "sliding"], "fixed_target"),
         (["--split", "test"], "is empty"),
     ):
-        result = megadape("evaluate", trained, *arguments)
-        assert (result.returncode, said in result.stderr) == (2, True), result.stderr
+        result = here("evaluate", trained, *arguments)
+        assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
 
 
 def test_an_unwritable_run_folder_is_named(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    result = megadape(*small_run(corpus, tmp_path / "file" / "run"))
-    assert result.returncode == 2
+    result = here(*small_run(corpus, tmp_path / "file" / "run"))
+    assert result.exit_code == 2
     assert str(tmp_path / "file") in result.stderr
 
 
