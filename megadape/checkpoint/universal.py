@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import torch
@@ -62,8 +63,10 @@ def write_universal(checkpoint: Checkpoint, out: Path) -> Path:
         partial.rename(final)
         flush(out)
         write_text(out / "latest_universal", final.name)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch's own writer raises the second kind
         raise CheckpointError(f"{final} could not be written: {error}") from error
+    finally:
+        rmtree(partial, ignore_errors=True)  # renamed, or of no use
     return final
 
 

@@ -27,7 +27,7 @@ from megadape.cli import (
     study,
     train,
 )
-from megadape.cli.base import PlainErrors
+from megadape.cli.base import PlainErrors, open_closed_streams
 from megadape.machine import is_first_rank
 
 app = typer.Typer(
@@ -64,6 +64,7 @@ for name, group in (
 
 def main() -> None:
     """The console script."""
+    open_closed_streams()
     # what ends a job politely ends it as Ctrl-C does: temporary files are removed
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # of several ranks the first alone tells what it does; all of them tell what goes wrong

@@ -86,8 +86,8 @@ def che_report(
 
 @app.command("tasks")
 def che_tasks(
-    length: Annotated[int, typer.Option(min=1, help="Symbols of the example.")] = 9,
-    seed: Annotated[int, typer.Option(min=0, help="Of the examples.")] = 0,
+    length: Annotated[int, typer.Option(min=1, max=1000, help="Symbols of the example.")] = 9,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the examples.")] = 0,
 ) -> None:
     """The tasks, each with an example.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from megadape.cli.base import Overrides
+from megadape.cli.base import Overrides, refuse_given
 
 app = typer.Typer(no_args_is_help=True, help="Look at checkpoints, verify and convert them.")
 
@@ -77,6 +77,8 @@ def checkpoint_convert(
     from megadape.checkpoint.convert import convert_to_universal
 
     if family is None:
+        foreign = {"--settings": settings, "--set": overrides, "--map": names, "--trust": trust}
+        refuse_given(foreign, "is for another project's checkpoint: give --from as well, or leave it out")
         typer.echo(f"written: {convert_to_universal(source, out)}")
         return
     from megadape.config import load

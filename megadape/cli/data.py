@@ -17,7 +17,9 @@ Multimodal = Annotated[bool, typer.Option("--multimodal", help="The index has a 
 @app.command("inspect")
 def data_inspect(
     prefix: Prefix,
-    document: Annotated[int | None, typer.Option("--document", help="Print the ids of this document, from 0.")] = None,
+    document: Annotated[
+        int | None, typer.Option("--document", help="Print the ids of this document, from 0; -1 is the last.")
+    ] = None,
     decode: Annotated[bool, typer.Option("--decode", help="With --document: print its text instead.")] = False,
     sources: Annotated[bool, typer.Option("--sources", help="List every file that it was made from.")] = False,
     multimodal: Multimodal = False,
@@ -30,7 +32,12 @@ def data_inspect(
     """
     from megadape.console import make_table, open_console
     from megadape.data.maintenance import SOURCE_COLUMNS, inspect_dataset, view_document
+    from megadape.errors import DataError
 
+    if decode and document is None:
+        raise DataError("--decode prints the text of one document: give --document N")
+    if sources and document is not None:
+        raise DataError("--document prints one document and --sources lists files: give one of the two")
     if document is not None:
         view = view_document(prefix, document, decode=decode)
         for line in [" ".join(map(str, one.tolist())) for one in view.sequences] if view.text is None else [view.text]:

@@ -14,7 +14,7 @@ def demo(
         Path | None, typer.Option(help="Your own text (file or folder); default: Python's standard library.")
     ] = None,
     tokenizer: Annotated[str, typer.Option(help="byte, or sentencepiece (trained on the text).")] = "byte",
-    seed: Annotated[int, typer.Option(help="Of initial values and data order.")] = 1234,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of initial values and data order.")] = 1234,
     quick: Annotated[bool, typer.Option("--quick", help="Smaller and shorter: under 90 seconds.")] = False,
 ) -> None:
     """Preprocess real text, train four position encodings at length 128, evaluate them to 8192, draw the result.

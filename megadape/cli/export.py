@@ -34,7 +34,7 @@ def export(
     ] = None,
     license: Annotated[str | None, typer.Option(help="Of the weights, for the model card; default: unknown.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace all of a folder that is not empty.")] = False,
-    max_shard_size: Annotated[str, typer.Option(help="Of a file of weights.")] = "5GB",
+    max_shard_size: Annotated[str, typer.Option(help="Of a file of weights: 500MB, 5GB, ...")] = "5GB",
 ) -> None:
     """Write a model, its tokenizer, its code and a model card into a folder that transformers loads without megadape.
 

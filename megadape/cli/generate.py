@@ -18,7 +18,7 @@ def generate(
     prompts_file: Annotated[
         Path | None, typer.Option("--prompts", help='A prompt a line, or .jsonl with "prompt".')
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Also write all texts to this .jsonl file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write all texts to this .jsonl file, each as it ends.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="At most how many tokens a text; default 128.")] = None,
     samples: Annotated[int | None, typer.Option(help="Texts for each prompt; default 1.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Default 1; 0 takes the likeliest token.")] = None,

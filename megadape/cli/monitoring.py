@@ -22,7 +22,7 @@ def runs(
     """List runs: state, step, loss, speed, what is left; those that run or want help first.
 
     States: running; stalled (says so and gives no sign of life); failed; resumable (stopped or killed: the same command
-    goes on); unknown (its folder does not tell); done.
+    goes on); unknown (its folder does not tell); imported (not trained here yet); done.
 
     Example: megadape runs runs --page runs.html
     """

@@ -67,7 +67,9 @@ def preprocess(
             "--resume/--no-resume", " /--overwrite", help="Go on with a killed run, or start again; default: refuse."
         ),
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; the bytes are the same for any.")] = 1,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, max=1024, help="Processes; the bytes are the same for any.")
+    ] = 1,
     part: Annotated[
         str | None,
         typer.Option("--part", metavar="I/N", help="Make only the I-th of N parts, on one of many machines."),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from megadape.cli.base import Files, Overrides
+from megadape.cli.base import Files, Overrides, RunDir
 
 ClusterFile = Annotated[
     Path,
@@ -23,7 +23,8 @@ ChainLinks = Annotated[
         "--chain", min=0, metavar="N", help="Submit N jobs, one after another, instead of one that starts itself anew."
     ),
 ]
-Chain = Annotated[str, typer.Option("--chain")]
+Chain = Annotated[str, typer.Option("--chain", help="Of which the job is a link.")]
+MaxStalls = Annotated[int, typer.Option("--max-stalls", help="Starts without progress after which a job gives up.")]
 
 app = typer.Typer(no_args_is_help=True, help="Run on a Slurm cluster.")
 
@@ -124,10 +125,10 @@ def slurm_hosts(nodes: Annotated[str, typer.Argument(help="A list of nodes, such
 def slurm_begin(
     files: Files,
     overrides: Overrides = None,
-    stop_after_steps: Annotated[int | None, typer.Option("--stop-after-steps")] = None,
-    stop_after: Annotated[str | None, typer.Option("--stop-after")] = None,
+    stop_after_steps: Annotated[int | None, typer.Option("--stop-after-steps", help="As train has it.")] = None,
+    stop_after: Annotated[str | None, typer.Option("--stop-after", help="As train has it.")] = None,
     chain: Chain = "",
-    max_stalls: Annotated[int, typer.Option("--max-stalls")] = 3,
+    max_stalls: MaxStalls = 3,
 ) -> None:
     """For the scripts: print run folder and stop file; nothing, where there is nothing to do, and say why."""
     from megadape.config import load
@@ -145,14 +146,14 @@ def slurm_begin(
 
 @app.command("verdict", hidden=True)
 def slurm_verdict(
-    run_dir: Path,
-    stop_file: Annotated[Path, typer.Option("--stop-file")],
-    status: Annotated[int, typer.Option("--status")],
-    max_restarts: Annotated[int, typer.Option("--max-restarts")],
-    max_stalls: Annotated[int, typer.Option("--max-stalls")],
+    run_dir: RunDir,
+    stop_file: Annotated[Path, typer.Option("--stop-file", help="What stops the run when it appears.")],
+    status: Annotated[int, typer.Option("--status", help="Exit code of srun.")],
+    max_restarts: Annotated[int, typer.Option("--max-restarts", help="Starts after which a job gives up.")],
+    max_stalls: MaxStalls,
     chain: Chain = "",
-    lost_node: Annotated[bool, typer.Option("--lost-node")] = False,
-    done_file: Annotated[Path | None, typer.Option("--done-file")] = None,
+    lost_node: Annotated[bool, typer.Option("--lost-node", help="Slurm said that a node failed.")] = False,
+    done_file: Annotated[Path | None, typer.Option("--done-file", help="What is there when all is done.")] = None,
 ) -> None:
     """For the scripts: print "requeue" where the job is to start itself anew; exits with its code, and says why."""
     import os
@@ -169,9 +170,9 @@ def slurm_verdict(
 
 @app.command("probe", hidden=True)
 def slurm_probe(
-    folder: Path,
-    gpus: Annotated[int, typer.Option("--gpus")],
-    seconds: Annotated[float, typer.Option("--seconds")],
+    folder: Annotated[Path, typer.Argument(help="To be written to.")],
+    gpus: Annotated[int, typer.Option("--gpus", help="That the node must have.")],
+    seconds: Annotated[float, typer.Option("--seconds", help="For each part.")],
 ) -> None:
     """For check: one rank looks around, and says what it finds, a line of JSON each."""
     from megadape.slurm.probe import probe

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from megadape.cli.base import Overrides
-from megadape.cli.slurm import ClusterFile, SiteOverrides
+from megadape.cli.slurm import Chain, ClusterFile, MaxStalls, SiteOverrides
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Study file, such as configs/studies/*.yaml.")]
 
@@ -98,10 +98,10 @@ def study_submit(
 @app.command("begin", hidden=True)
 def study_begin(
     study_file: StudyFile,
-    index: Annotated[int, typer.Option("--index", min=0)],
+    index: Annotated[int, typer.Option("--index", min=0, help="Of the run, from 0.")],
     overrides: Overrides = None,
-    chain: Annotated[str, typer.Option("--chain")] = "",
-    max_stalls: Annotated[int, typer.Option("--max-stalls")] = 3,
+    chain: Chain = "",
+    max_stalls: MaxStalls = 3,
 ) -> None:
     """For the scripts: print run folder, stop file and name of a run; nothing, where there is nothing to do."""
     from megadape.slurm.batch import begin

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from megadape.config.slots import Slot, literal_values
 from megadape.config.tree import Node
 from megadape.config.yaml_write import scalar_text
+from megadape.training.supervision.durations import parse_duration
 
 _LONGEST = 60
 
@@ -139,6 +140,8 @@ def _whole_number(limits: _Limits) -> str:
 
 
 def _number(limits: _Limits) -> str:
+    if any(getattr(item, "func", None) is parse_duration for item in limits.metadata):
+        return "a duration, such as 90s, 10m or 1h30m (a plain number is seconds)"
     low = _phrase("above", limits.get("gt")) or _phrase("of at least", limits.get("ge"))
     high = _phrase("below", limits.get("lt")) or _phrase("at most", limits.get("le"))
     return "a number" + _range(low, high, limits)

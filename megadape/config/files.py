@@ -12,6 +12,9 @@ from megadape.config.yaml_strict import Parsed, parse
 _SUFFIXES = (".yaml", ".yml")
 _MOST = 3
 
+_MAX_BYTES = 16 << 20
+"""Bound on a file: /dev/zero never ends."""
+
 
 def read_file(path: str | Path) -> Parsed:
     """The settings in one YAML file; its root is None if the file cannot be read or is no mapping.
@@ -34,7 +37,8 @@ def read_file(path: str | Path) -> Parsed:
 
 def _read_text(path: Path, source: str) -> str | Problem:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         return Problem(Origin(source), (), f"there is no such settings file{_hint(source)}")
     except IsADirectoryError:
@@ -42,6 +46,8 @@ def _read_text(path: Path, source: str) -> str | Problem:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         return Problem(Origin(source), (), f"the settings file cannot be read: {reason}")
+    if len(data) > _MAX_BYTES:
+        return Problem(Origin(source), (), f"has more than {_MAX_BYTES >> 20} MiB: it is no settings file")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

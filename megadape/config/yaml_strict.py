@@ -37,6 +37,9 @@ _MAX_NODES = 100_000
 
 _MAX_DEPTH = 64
 
+_MAX_INT = 2**63 - 1
+"""Of either sign: what counts, sizes arrays or is a seed has 64 bits."""
+
 
 class StrictResolver(yaml.resolver.Resolver):
     """Reads plain scalars by the core schema of YAML 1.2."""
@@ -157,7 +160,11 @@ class _Builder:
             return None
         try:
             node.value.encode()
-            return Node(_CONVERT[node.tag](node.value), origin)
+            value = _CONVERT[node.tag](node.value)
+            if isinstance(value, int) and abs(value) > _MAX_INT:
+                self.refuse(origin, path, f"the number is beyond {_MAX_INT:,}, the largest that can be used")
+                return None
+            return Node(value, origin)
         except UnicodeEncodeError:
             self.refuse(origin, path, "the text holds half of a surrogate pair; write the character itself")
             return None

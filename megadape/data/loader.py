@@ -25,7 +25,7 @@ class LoaderSettings(Settings):
     """Processes that read. 0: a thread of the training process, the fastest where files are in memory or come fast;
     while it waits for slow storage, training waits with it, and processes are better."""
 
-    prefetch: int = Field(default=2, ge=1)
+    prefetch: int = Field(default=2, ge=1, le=1024)
     """Steps that are read ahead, by each worker."""
 
     pin_memory: bool | Literal["auto"] = "auto"

@@ -164,7 +164,7 @@ def read_manifest(prefix: PathLike) -> DatasetManifest:
         content = path.read_bytes()
     try:
         return DatasetManifest.model_validate(json.loads(content))
-    except (ValueError, ValidationError) as error:
+    except (ValueError, RecursionError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
         where = ".".join(map(str, first["loc"]))
         reason = f"{where}: {first['msg']}" if where else first["msg"]
@@ -198,7 +198,7 @@ def is_manifest(path: Path) -> bool:
     """Whether a file is the manifest of a dataset (and may be replaced by another)."""
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.get("format") == FORMAT
 

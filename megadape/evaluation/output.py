@@ -16,15 +16,22 @@ from megadape.errors import EvaluationError
 def write_whole(path: Path, content: bytes | str) -> None:
     """Write a file under a temporary name beside it, then rename; folders are made. Text is UTF-8.
 
+    A symbolic link stays one. What is there and is no regular file, such as /dev/stdout, is written to as it stands.
+
     Raises:
         EvaluationError: the disk refused; an older file of that name is untouched.
     """
+    data = content.encode() if isinstance(content, str) else content
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = temporary_beside(path)
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return
+        final = path.resolve()
+        final.parent.mkdir(parents=True, exist_ok=True)
+        partial = temporary_beside(final)
         try:
-            partial.write_bytes(content.encode() if isinstance(content, str) else content)
-            partial.replace(path)
+            partial.write_bytes(data)
+            partial.replace(final)
         finally:
             with suppress(OSError):  # renamed, or never made
                 partial.unlink()

@@ -85,7 +85,7 @@ def open_text(data: DataSettings, settings: EvaluationSettings, split: str) -> E
     stream = token_stream(dataset, _sequences(dataset, data, split), limit=max(tokens_wanted(settings)))
     if not len(stream):
         of_it = f"the {split} split of {data.prefix} (data.split {data.split})" if split != EVERYTHING else data.prefix
-        raise EvaluationError(f"{of_it} is empty: evaluate another")
+        raise EvaluationError(f"{of_it} is empty: give --data PREFIX, or another --split")
     return EvaluationText(stream, load_tokenizer(data.prefix).token_bytes())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,10 @@ def export_run(request: ExportRequest) -> Exported:
     require_transformers()
     check_license(request.license)
     check_target(request.folder, overwrite=request.overwrite, keep=request.run_dir)
+    check_size(request.max_shard_size)
     source = open_source(request.run_dir, request.step)
+    for part in source.run.data.parts:
+        check_target(request.folder, overwrite=request.overwrite, keep=part.prefix)
     check_data(source)
     check_vocabulary(source)
     record = make_record(source, dtype=request.dtype, license=request.license, code=request.code)
@@ -89,6 +93,13 @@ def _write(source: Source, record: Record, staging: Path, max_shard_size: str) -
     check_tokenizer(source.tokenizer, staging)
     tokens = source.sample_tokens(STRETCH * source.architecture.training_length)
     return check_logits(model, staging, torch.from_numpy(tokens))
+
+
+def check_size(text: str) -> None:
+    """``ExportError`` unless it is a size as files of weights have them: 5GB, 500MB, 1.5GB."""
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*[KMGT]B", text.upper())
+    if found is None or float(found[1]) == 0:
+        raise ExportError(f"--max-shard-size {text!r} is no size: give one above 0 in KB, MB, GB or TB, such as 5GB")
 
 
 def require_transformers() -> None:

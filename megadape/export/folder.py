@@ -16,12 +16,12 @@ from megadape.errors import ExportError
 ASIDE = ".replaced"
 
 
-def check_target(folder: Path, *, overwrite: bool, keep: Path | None = None) -> None:
+def check_target(folder: Path, *, overwrite: bool | None, keep: Path | None = None) -> None:
     """``ExportError`` unless the folder can be made.
 
     Args:
         folder: to be made.
-        overwrite: whether it may replace one that holds something.
+        overwrite: whether it may replace one that holds something; None: it never may.
         keep: a folder that must survive.
     """
     if keep is not None and keep.resolve().is_relative_to(folder.resolve()):
@@ -35,7 +35,8 @@ def check_target(folder: Path, *, overwrite: bool, keep: Path | None = None) -> 
     except OSError as error:
         raise ExportError(f"{folder} cannot be read: {error.strerror or error}") from error
     if there and not overwrite:
-        raise ExportError(f"{folder} is not empty: choose another folder, or give --overwrite to replace all of it")
+        remedy = "" if overwrite is None else ", or give --overwrite to replace all of it"
+        raise ExportError(f"{folder} is not empty: choose another folder{remedy}")
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def import_folder(request: ImportRequest) -> Path:
     folder, run_dir = request.folder, request.run_dir
     if not folder.is_dir():
         raise ExportError(f"{folder} does not exist, or is no folder: name one that megadape export made")
-    check_target(run_dir, overwrite=False, keep=folder)
+    check_target(run_dir, overwrite=None, keep=folder)
     record = read_record(folder)
     _check_config(folder, record)
     record = _check_weights(folder, record, request.changed)

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from megadape.checkpoint.files import digest
+from megadape.errors import ExportError
 from megadape.export.names import export_tensors
 from megadape.export.record import FileFacts, Record
 from megadape.model import GPT, Architecture
@@ -40,7 +42,10 @@ def write_weights(model: GPT, folder: Path, dtype: str, max_shard_size: str) -> 
 
     held: dict[str, Tensor] = {name: parameter.detach() for name, parameter in model.named_parameters()}
     tensors = {name: x.to(getattr(torch, dtype)).contiguous() for name, x in export_tensors(held).items()}
-    save_torch_state_dict(tensors, folder, max_shard_size=max_shard_size, metadata={"format": "pt"})
+    try:
+        save_torch_state_dict(tensors, folder, max_shard_size=max_shard_size, metadata={"format": "pt"})
+    except SafetensorError as error:  # the disk refused; the library does not say so in any other way
+        raise ExportError(f"the weights cannot be written: {error}") from error
     files = sorted(folder.glob("model*.safetensors*"))
     for path in files:
         path.chmod(0o644)  # the library makes them for their owner alone

@@ -32,6 +32,9 @@ class News:
 
     ended: bool
 
+    whole: Generation | None = None
+    """All of the text, where it has ended."""
+
 
 Listener = Callable[[News], None]
 
@@ -134,7 +137,8 @@ def _write(
         writings = [writing for row in rows for writing in row.writings]
         for writing, token in zip(writings, _choose(reader, torch.cat(logits), writings, tokenizer), strict=True):
             text = writing.take(token)
-            tell(News(writing.prompt.number, writing.sample, text, writing.reason is not None))
+            whole = None if writing.reason is None else writing.result()
+            tell(News(writing.prompt.number, writing.sample, text, whole is not None, whole))
         rows = [row for row in rows if row.drop_ended()]
 
 

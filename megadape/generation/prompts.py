@@ -42,7 +42,7 @@ def _read_object(path: Path, number: int, line: str) -> str:
     try:
         content = json.loads(line)
         prompt = content["prompt"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f'{path}, line {number}: not an object with "prompt", such as {{"prompt": "Once"}}') from error
     if not isinstance(prompt, str):
         raise DataError(f'{path}, line {number}: "prompt" must be a text, not {json.dumps(prompt)[:40]}')

@@ -49,7 +49,7 @@ class GenerationSettings(Settings):
     batch_size: int = Field(default=16, ge=1)
     """Texts that are written at once; whatever it is, the texts are the same, but for the rounding of logits."""
 
-    read_as: int = Field(default=0, ge=0)
+    read_as: int = Field(default=0, ge=0, lt=2**31)
     """Tokens that texts are taken to have, at least, by encodings that read differently at each length (yarn without a
     factor past the training length, randomized_rope). 0: as many as there are so far; then all is read anew for every
     token. Other encodings do not care."""

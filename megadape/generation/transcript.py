@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 
 from megadape.generation.engine import News
-from megadape.generation.writing import Generation
 
 Write = Callable[[str], None]
 
@@ -82,18 +80,3 @@ class Pace:
 def make_visible(text: str) -> str:
     """A text for a terminal: control characters are spelt out."""
     return text.translate(VISIBLE)
-
-
-def to_json_lines(prompts: Sequence[str], generations: Sequence[Generation], first: int = 0) -> str:
-    """One object a text, one text a line."""
-    rows = (
-        {
-            "prompt": prompts[each.prompt - first],
-            "sample": each.sample,
-            "text": each.text,
-            "tokens": list(each.tokens),
-            "reason": each.reason,
-        }
-        for each in generations
-    )
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -15,18 +15,22 @@ import yaml
 
 from megadape.monitoring.life import SILENT_SECONDS, Sign, look_for_life
 from megadape.monitoring.rows import newest, number, read_tail
+from megadape.training.supervision.heartbeat import FOLDER as HEARTBEATS
 from megadape.training.supervision.outcome import FILE, Outcome, read_outcome
 
-State = Literal["running", "stalled", "failed", "resumable", "unknown", "done"]
-STATES: tuple[State, ...] = ("running", "stalled", "failed", "resumable", "unknown", "done")
+State = Literal["running", "stalled", "failed", "resumable", "unknown", "imported", "done"]
+STATES: tuple[State, ...] = ("running", "stalled", "failed", "resumable", "unknown", "imported", "done")
 """In the order in which they want to be seen. stalled: says that it runs, and gives no sign of life; resumable: saved
-and stopped, or killed: the same command goes on; unknown: the folder does not tell."""
+and stopped, or killed: the same command goes on; unknown: the folder does not tell; imported: a checkpoint that no
+training here has made, and none has gone on from."""
 
 BEATS = 5.0
 """Seconds between heartbeats where the settings do not say."""
 
 NEWEST = 50
 """Rows from which the speed is taken."""
+
+NO_OUTCOME = f"no {FILE}"
 
 SIDE = ("seconds_validate", "seconds_save")
 """What comes to the seconds of a step, now and then."""
@@ -88,6 +92,8 @@ def look_at(run_dir: Path) -> Standing:
     if sign.life in ("gone", "partly gone"):
         outcome = _read_outcome(run_dir, []) or outcome  # it may have ended, and said so, between the two looks
     state, reason = _judge(outcome, sign)
+    if state == "unknown" and not rows and _is_imported(run_dir):
+        state, damage = "imported", [words for words in damage if words != NO_OUTCOME]
     step = rows[-1]["step"] if rows else outcome.step if outcome is not None else 0
     return Standing(
         run_dir=run_dir,
@@ -116,10 +122,16 @@ def _judge(outcome: Outcome | None, sign: Sign) -> tuple[State, str]:
     return "stalled", sign.words
 
 
+def _is_imported(run_dir: Path) -> bool:
+    """Whether a run has a checkpoint, and nothing that training leaves."""
+    left = (FILE, "metrics.jsonl", HEARTBEATS)
+    return any((run_dir / "checkpoints").glob("step-*")) and not any((run_dir / name).exists() for name in left)
+
+
 def _read_outcome(run_dir: Path, damage: list[str]) -> Outcome | None:
     outcome = read_outcome(run_dir)
     if outcome is None:
-        damage.append(f"{FILE} cannot be read" if (run_dir / FILE).exists() else f"no {FILE}")
+        damage.append(f"{FILE} cannot be read" if (run_dir / FILE).exists() else NO_OUTCOME)
         return None
     known = ("running", "done", "resumable", "failed")
     types = ((outcome.step, int), (outcome.reason, str), (outcome.exit_code, int | None))

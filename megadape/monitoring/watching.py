@@ -12,6 +12,7 @@ from rich.live import Live
 
 from megadape.console import PLAIN_INTERVAL
 from megadape.errors import MonitoringError
+from megadape.monitoring.listing import is_run
 from megadape.monitoring.rows import Follower
 from megadape.monitoring.standing import Standing, look_at
 from megadape.monitoring.view import ending, line, panel
@@ -42,10 +43,12 @@ def watch(
         0 after one look; else the run's exit code, that of a killed run being RESUMABLE.
 
     Raises:
-        MonitoringError: there is no such folder.
+        MonitoringError: there is no such folder, or it is no run's.
     """
     if not run_dir.is_dir():
         raise MonitoringError(f"there is no run folder {run_dir}: megadape runs lists those that there are")
+    if not (is_run(run_dir) or (run_dir / "settings.yaml").exists()):
+        raise MonitoringError(f"{run_dir} is no run's folder: megadape runs {run_dir} lists those below it")
     follower = Follower(run_dir / "metrics.jsonl")
     if once:
         standing = _look(run_dir, follower)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ third."""
 BETWEEN_NODES = 40e9
 """Bytes a second that a GPU receives from other nodes: one 400 Gbit/s port a GPU, 50 GB/s, less a fifth."""
 
+MOST_RANKS = 2**20
+"""More than any cluster has."""
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -36,8 +40,13 @@ class Cluster:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value <= 0:
-                raise ConfigurationError(f"a cluster's {name} must be above 0, but is {value}")
+            if not 0 < value < math.inf:
+                raise ConfigurationError(f"a cluster's {name} must be a number above 0, but is {value}")
+        if self.ranks > MOST_RANKS:
+            raise ConfigurationError(
+                f"{self.nodes} nodes of {self.gpus_per_node} GPUs are {self.ranks:,} ranks: at most {MOST_RANKS:,} are "
+                "planned for"
+            )
 
     @property
     def ranks(self) -> int:

@@ -10,7 +10,8 @@ from typing import Any
 
 from rich.table import Table
 
-from megadape.errors import ConfigurationError
+from megadape.errors import ConfigurationError, EvaluationError
+from megadape.evaluation.output import write_whole
 from megadape.plan.build import Build, build_layout
 from megadape.plan.cluster import BETWEEN_NODES, INSIDE_NODE, SUSTAINED_FLOPS, Cluster
 from megadape.plan.layouts import Layout, Refusal, settings_for, try_layout
@@ -117,10 +118,12 @@ def write_json(path: Path, plan: Plan, built: Build | None) -> None:
         "refused": [{**vars(refusal.layout), "reason": refusal.reason} for refusal in plan.refusals],
         "build": None if built is None else {**vars(built), "ranks": [vars(rank) for rank in built.ranks]},
     }
+    if not path.parent.is_dir():
+        raise ConfigurationError(f"{path} cannot be written: {path.parent} is no folder")
     try:
-        path.write_text(json.dumps(content, indent=1) + "\n")
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be written: {error}") from error
+        write_whole(path, json.dumps(content, indent=1) + "\n")
+    except EvaluationError as error:
+        raise ConfigurationError(str(error)) from error
 
 
 def describe(candidate: Candidate) -> dict[str, Any]:

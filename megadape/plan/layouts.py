@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from math import isqrt
 from typing import Literal
 
 from pydantic import ValidationError
@@ -63,7 +64,8 @@ class Refusal:
 
 def divisors(number: int) -> list[int]:
     """All of them, from 1 up."""
-    return [n for n in range(1, number + 1) if number % n == 0]
+    low = [n for n in range(1, isqrt(number) + 1) if number % n == 0]
+    return sorted({*low, *(number // n for n in low)})
 
 
 def factorings(ranks: int) -> Iterator[tuple[int, int, int]]:

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from megadape.config import load
-from megadape.errors import SlurmError
+from megadape.errors import ConfigurationError, SlurmError
 from megadape.slurm.client import check_submission, submit_script
 from megadape.slurm.fitting import check_fit
 from megadape.slurm.lint import check_script
@@ -45,7 +45,10 @@ class Submitted:
 
 def read_site(cluster: Path, overrides: Sequence[str] = ()) -> SiteSettings:
     """A site's settings; ``ConfigurationError`` with all mistakes."""
-    return load([cluster], overrides, root=SiteSettings)
+    try:
+        return load([cluster], overrides, root=SiteSettings)
+    except ConfigurationError as error:
+        raise ConfigurationError(str(error).replace("--set", "--site")) from error
 
 
 def name_job(folder: Path, prefix: str = "") -> str:

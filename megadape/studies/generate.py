@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,12 +17,11 @@ from megadape.config import load
 from megadape.data import Tokenizer, rebuild_tokenizer
 from megadape.data.manifest import DatasetManifest, read_manifest
 from megadape.errors import CheckpointError, ConfigurationError, DataError, TokenizerError
-from megadape.evaluation.output import write_whole
 from megadape.evaluation.restore import restore_model
 from megadape.generation import GenerationSettings, News, generate
 from megadape.generation.prompts import read_prompts, split_lines
-from megadape.generation.transcript import Pace, Transcript, Write, make_visible, to_json_lines
-from megadape.generation.writing import Generation
+from megadape.generation.texts_file import TextsFile
+from megadape.generation.transcript import Pace, Transcript, Write, make_visible
 from megadape.machine import choose_threads, keep_freed_memory
 from megadape.model import GPT
 from megadape.parallel.failure import ending_together
@@ -50,7 +50,7 @@ class GenerationRequest:
     """Prefix of the dataset whose tokenizer is used; default: the run's own."""
 
     out: Path | None = None
-    """JSON lines with all texts."""
+    """JSON lines, one a text as it is finished."""
 
     echo: bool = True
     """Whether prompts are shown before their texts."""
@@ -67,8 +67,8 @@ class Author:
     mesh: Mesh
     write: Write
 
-    def answer(self, prompts: Sequence[str], first: int = 0, *, echo: bool) -> list[Generation]:
-        """Write texts for some prompts, shown on the first rank as they grow; a collective."""
+    def answer(self, prompts: Sequence[str], first: int, kept: TextsFile | None, *, echo: bool) -> None:
+        """Write texts for some prompts, shown on the first rank as they grow, and kept as they end; a collective."""
         if "" in prompts and not self.manifest.append_eod:
             number = first + list(prompts).index("") + 1
             raise DataError(f"prompt {number} is empty, and no token ends the documents of the run: give it a text")
@@ -78,11 +78,12 @@ class Author:
 
         def listen(news: News) -> None:
             pace.count()
+            if kept is not None and news.whole is not None:
+                kept.add(prompts[news.prompt - first], news.whole)
             transcript.tell(news, first)
 
-        texts = generate(self.model, prompts, settings, tokenizer=self.tokenizer, first=first, listener=listen)
+        generate(self.model, prompts, settings, tokenizer=self.tokenizer, first=first, listener=listen)
         logger.info("%s", pace)
-        return texts
 
     def _show(self, text: str) -> None:
         if self.mesh.is_first:
@@ -102,6 +103,7 @@ def generate_and_write(request: GenerationRequest, write: Write) -> None:
         CheckpointError: no run, or no checkpoint.
         TokenizerError: the dataset of the run is gone, and its tokenizer with it.
         DataError: prompts cannot be read, or are none.
+        EvaluationError: the file of the texts cannot be written.
         ConfigurationError: the model does not divide over the ranks.
     """
     place = Place.from_environment()
@@ -109,13 +111,12 @@ def generate_and_write(request: GenerationRequest, write: Write) -> None:
     keep_freed_memory()
     with ending_together(place.rank, place.world), open_mesh(place, tp=place.world, timeout=PATIENCE) as mesh:
         author = open_author(request, mesh, write)
-        asked, texts, first = list[str](), list[Generation](), 0
-        for prompts, echo in gather_prompts(request, mesh):
-            asked += prompts
-            texts += author.answer(prompts, first, echo=echo and request.echo)
-            first = len(asked)
-        if request.out is not None and mesh.is_first:
-            write_whole(request.out, to_json_lines(asked, texts))
+        out = request.out if mesh.is_first else None
+        with nullcontext() if out is None else TextsFile(out, request.settings.samples) as kept:
+            first = 0
+            for prompts, echo in gather_prompts(request, mesh):
+                author.answer(prompts, first, kept, echo=echo and request.echo)
+                first += len(prompts)
 
 
 def open_author(request: GenerationRequest, mesh: Mesh, write: Write) -> Author:

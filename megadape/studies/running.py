@@ -4,11 +4,12 @@ command goes on."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from megadape.config import dump_yaml, load
 from megadape.console import Bars
 from megadape.data.manifest import manifest_path
-from megadape.errors import ConfigurationError, EvaluationError
+from megadape.errors import ConfigurationError, EvaluationError, MegadapeError
 from megadape.evaluation.output import write_whole
 from megadape.parallel.mesh import Place
 from megadape.studies.batch import run_batch
@@ -69,7 +70,8 @@ def prepare_study(study: Study, bars: Bars) -> None:
         EvaluationError: the folder cannot be written.
     """
     chosen, kept = study.settings, study.settings.folder / "study.yaml"
-    if kept.is_file():
+    new = not kept.is_file()
+    if not new:
         before = load([kept], root=StudySettings)
         for key in ("name", "text"):
             if getattr(before, key) != getattr(chosen, key):
@@ -84,7 +86,14 @@ def prepare_study(study: Study, bars: Bars) -> None:
     if chosen.text is not None and not manifest_path(study.data_prefix).exists():
         text = chosen.text
         request = TextRequest(text.source, study.data_prefix.parent, text.tokenizer, text.vocabulary)
-        prepare_text(request, bars)
+        try:
+            prepare_text(request, bars)
+        except MegadapeError:
+            if new:  # a folder keeps to its text, but not to one that could not be read
+                kept.unlink()
+                with suppress(OSError):
+                    chosen.folder.rmdir()
+            raise
 
 
 def check_single(cells: Sequence[Cell]) -> None:

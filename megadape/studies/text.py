@@ -49,13 +49,14 @@ class TextRequest:
 
 def prepare_text(request: TextRequest, bars: Bars) -> DatasetManifest:
     """Train the tokenizer and preprocess the text, both from scratch each time (seconds)."""
+    plain_tokenizer = None if request.tokenizer == "sentencepiece" else tokenizer_settings(request.tokenizer)
+    inputs = tuple(demo_inputs(request.source, request.folder))
     try:
         request.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{request.folder} cannot be written: {error}") from error
-    inputs = tuple(demo_inputs(request.source, request.folder))
+        raise DataError(f"{request.folder} cannot be written: {error.strerror or error}") from error
     plain: dict[str, Any] = {"inputs": inputs, "text_suffixes": SUFFIXES, "skip_undecodable": True}
-    if request.tokenizer == "sentencepiece":
+    if plain_tokenizer is None:
         training = TrainTokenizerSettings(
             **plain,
             output=request.folder / "demo.model",
@@ -69,7 +70,7 @@ def prepare_text(request: TextRequest, bars: Bars) -> DatasetManifest:
             lambda p: bars.update("tokenizer", p.stage == "done", 1, f"{p.stage}, {p.text_bytes / 1e6:.1f} MB"),
         )
     else:
-        tokenizer = tokenizer_settings(request.tokenizer)
+        tokenizer = plain_tokenizer
     settings = PreprocessSettings(
         **plain,
         prefix=request.folder / "text",

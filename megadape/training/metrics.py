@@ -129,7 +129,7 @@ def parse_row(line: bytes) -> dict[str, Any] | None:
     """The row that a line holds; None where it holds none."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 

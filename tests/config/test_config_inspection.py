@@ -24,7 +24,7 @@ tricky = st.sampled_from(
 )
 texts = tricky | st.text()
 paths = st.builds(Path, st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1))
-positive = st.integers(1, 10**30)
+positive = st.integers(1, 2**63 - 1)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 fraction = st.floats(0, 1, exclude_max=True)
 above_zero = st.floats(0, exclude_min=True, allow_infinity=False)
@@ -34,7 +34,7 @@ sources = st.builds(Source, prefix=paths, weight=at_least_zero)
 runs = st.builds(
     Run,
     run_dir=paths,
-    seed=st.integers(),
+    seed=st.integers(-(2**63) + 1, 2**63 - 1),
     data=st.none()
     | st.builds(
         Data,
@@ -86,7 +86,7 @@ def test_differences_are_exactly_what_differs(a: Run, b: Run) -> None:
     assert there == back
 
 
-@given(texts | finite | st.integers() | st.booleans() | st.none())
+@given(texts | finite | st.integers(-(2**63) + 1, 2**63 - 1) | st.booleans() | st.none())
 def test_scalars_read_back(value: str | float | bool | None) -> None:
     text = scalar_text(value)
     assert "\n" not in text

@@ -114,7 +114,7 @@ def test_nothing_but_overrides() -> None:
 
 
 trees = st.recursive(
-    st.integers() | st.lists(st.integers(), max_size=2),
+    st.integers(-(2**63) + 1, 2**63 - 1) | st.lists(st.integers(-(2**63) + 1, 2**63 - 1), max_size=2),
     lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
 )
 

@@ -169,7 +169,8 @@ def test_numbers_are_those_of_python_unless_zeros_lead(text: str) -> None:
 
 @given(
     st.recursive(
-        st.integers() | st.text("abc 1:#'\"\n"), lambda inner: st.dictionaries(st.text("xyz", min_size=1), inner)
+        st.integers(-(2**63) + 1, 2**63 - 1) | st.text("abc 1:#'\"\n"),
+        lambda inner: st.dictionaries(st.text("xyz", min_size=1), inner),
     )
 )
 def test_reads_what_pyyaml_writes(value: object) -> None:

@@ -180,3 +180,34 @@ def test_a_prompt_a_line_in_a_terminal(trained: Path, monkeypatch: pytest.Monkey
         GenerationRequest(trained, GenerationSettings(max_tokens=8), ["one", "two"], echo=False), both.append
     )
     assert "".join(shown) == "".join(both).replace("\n\n", "\n")
+
+
+def test_what_was_finished_is_kept_when_the_rest_is_not_written(
+    trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The second answer is interrupted; an older file is untouched, and of the new one there are whole lines."""
+    out = tmp_path / "texts.jsonl"
+    out.write_text("older\n")
+    settings, shown = GenerationSettings(max_tokens=8, batch_size=1, ignore_end=True), list[str]()
+
+    def interrupt(text: str) -> None:
+        shown.append(text)
+        if "B" in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate_and_write(GenerationRequest(trained, settings, ["a", "B"], out=out), interrupt)
+    assert out.read_text() == "older\n"
+    assert [row["prompt"] for row in read(tmp_path / "texts.jsonl.partial")] == ["a"]
+    assert "1 text was finished" in caplog.text
+    generate_and_write(GenerationRequest(trained, settings, ["a", "b"], out=out), lambda text: None)
+    assert [row["prompt"] for row in read(out)] == ["a", "b"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["texts.jsonl"]
+
+
+def test_a_device_is_written_to_and_not_replaced(trained: Path) -> None:
+    before = Path("/dev/null").stat().st_rdev
+    assert invoke(trained, "x", "--max-tokens", 2, "--out", "/dev/null").exit_code == 0
+    assert Path("/dev/null").stat().st_rdev == before
+    full = invoke(trained, "x", "--max-tokens", 2, "--out", "/dev/full")
+    assert (full.exit_code, "/dev/full cannot be written: No space left" in full.stderr) == (2, True)

@@ -94,7 +94,7 @@ def test_settings_refuse_in_the_words_of_training() -> None:
 
 
 def test_a_cluster_of_nothing_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="a cluster's nodes must be above 0, but is 0"):
+    with pytest.raises(ConfigurationError, match="a cluster's nodes must be a number above 0, but is 0"):
         Cluster(0, 8, 80)
 
 

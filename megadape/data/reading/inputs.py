@@ -59,6 +59,8 @@ def find_files(
 
 
 def _expand(given: PathLike, suffixes: tuple[str, ...]) -> list[Path]:
+    if not str(given):
+        raise DataError("an input is empty: give files, folders or globs; . is the current folder")
     path = Path(given)
     if path.is_dir():
         return _below(path, suffixes)

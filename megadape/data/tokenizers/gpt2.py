@@ -71,7 +71,7 @@ def _as_tokenizer_json(ids: dict[str, int], pairs: list[tuple[str, str]], eod_to
 def _read_vocabulary(content: bytes, path: Path) -> dict[str, int]:
     try:
         ids = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{path} is not a vocab.json: it is not valid JSON ({error})") from error
     if not isinstance(ids, dict) or not all(type(i) is int and i >= 0 for i in ids.values()):
         raise TokenizerError(f"{path} is not a vocab.json: it must map tokens to ids")

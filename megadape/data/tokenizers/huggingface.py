@@ -211,7 +211,7 @@ def _announce(level: int, message: str) -> None:
 def _parse(content: bytes, path: Path) -> dict[str, Any]:
     try:
         spec = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{path} is not a tokenizer.json: it is not valid JSON ({error})") from error
     if not isinstance(spec, dict) or "model" not in spec:
         raise TokenizerError(

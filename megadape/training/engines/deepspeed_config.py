@@ -29,7 +29,7 @@ def read_user_config(value: object) -> object:
         content = json.loads(Path(value).read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
     except OSError as error:
         raise ValueError(f"{value} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{value} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{value} must hold one JSON object, not {type(content).__name__}")

@@ -43,6 +43,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The object of a file; None where there is none, or nothing that can be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

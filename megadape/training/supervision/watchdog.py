@@ -56,7 +56,7 @@ class WatchSettings(Settings):
     validate_minutes: float = Field(default=30.0, ge=0)
     """Allowed to a validation."""
 
-    interval_seconds: float = Field(default=5.0, gt=0)
+    interval_seconds: float = Field(default=5.0, gt=0, le=86400)
     """Between heartbeats."""
 
     grace_seconds: float = Field(default=20.0, ge=0)
