@@ -88,6 +88,10 @@ class SelfAttention(DeclaredModule):
         """
         encoding = self.encoding(shared)
         q, k, v = self.project(x, layout, encoding)
+        return self.merge(self.attend(q, k, v, layout, encoding), layout.split)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, encoding: PositionEncoding) -> Tensor:
+        """q, k, v [b, own heads, s, d] -> [b, own heads, s, d]."""
         call = Attention(
             q,
             k,
@@ -99,7 +103,11 @@ class SelfAttention(DeclaredModule):
             dropout=self.settings.attention_dropout if self.training else 0.0,
             documents=layout.documents,
         )
-        return self.output(self.exchange(call).transpose(1, 2).flatten(2), layout.split)
+        return self.exchange(call)
+
+    def merge(self, heads: Tensor, split: bool) -> Tensor:
+        """[b, own heads, s, d] -> activations [b, s, hidden]."""
+        return self.output(heads.transpose(1, 2).flatten(2), split)
 
     def encoding(self, shared: PositionEncoding | None) -> PositionEncoding:
         """This layer's own encoding, or the one that all layers share."""
@@ -123,7 +131,10 @@ class Mlp(DeclaredModule):
 
 
 class Block(DeclaredModule):
-    """``x + attention(norm(x))``, then ``x + mlp(norm(x))``."""
+    """``x + attention(norm(x))``, then ``x + mlp(norm(x))``.
+
+    ``before`` and ``after`` are made of whole-tensor operations alone, and can be compiled.
+    """
 
     def __init__(
         self,
@@ -142,9 +153,18 @@ class Block(DeclaredModule):
 
     def forward(self, x: Tensor, layout: Layout, shared: PositionEncoding | None) -> Tensor:
         """Activations [b, s, hidden] -> [b, s, hidden]."""
-        split = layout.split
-        attended = self.attention(self.attention_norm(x, split), layout, shared)
-        x = x + drop(attended, self.dropout, self.sharding, self.training, split)
+        attention = self.attention
+        heads = attention.attend(*self.before(x, layout, shared), layout, attention.encoding(shared))
+        return self.after(x, heads, layout.split)
+
+    def before(self, x: Tensor, layout: Layout, shared: PositionEncoding | None) -> tuple[Tensor, Tensor, Tensor]:
+        """What comes before attention: [b, s, hidden] -> q, k, v [b, own heads, s, d]."""
+        attention = self.attention
+        return attention.project(self.attention_norm(x, layout.split), layout, attention.encoding(shared))
+
+    def after(self, x: Tensor, heads: Tensor, split: bool) -> Tensor:
+        """What comes after it: the block's input and attention's output [b, own heads, s, d] -> [b, s, hidden]."""
+        x = x + drop(self.attention.merge(heads, split), self.dropout, self.sharding, self.training, split)
         return x + drop(self.mlp(self.mlp_norm(x, split), split), self.dropout, self.sharding, self.training, split)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -16,12 +17,16 @@ from megadape.model.block import Block, Normalise, drop, small_init
 from megadape.model.layout import Layout, make_layout
 from megadape.model.part import Part, PositionStreams
 from megadape.model.settings import Architecture
-from megadape.parallel.cross_entropy import cross_entropy
+from megadape.parallel.cross_entropy import Score, cross_entropy, mean_cross_entropy, score_logits
 from megadape.parallel.deal import RowDeal
+from megadape.parallel.group import Group
 from megadape.parallel.layers import ColumnParallelLinear, LayerNorm, VocabularyParallelEmbedding, enter, own_rows
 from megadape.parallel.sharding import WHOLE, Sharding
 from megadape.parameters import DeclaredModule, initialise, normal
 from megadape.positions import EmbeddingEncoding, Geometry, Heads, PositionEncoding
+
+PieceLosses = Callable[[Tensor, Tensor, Tensor, Group], Tensor]
+"""(hidden [n, hidden], output layer [own vocabulary, hidden], targets [n], group) -> losses [n]."""
 
 LOGIT_ELEMENTS = 1 << 24
 """Logits held at once when no gradient is needed: 64 MiB in float32."""
@@ -40,6 +45,7 @@ class GPT(DeclaredModule):
         sharding: how this rank holds it.
         part: which layers this rank holds; None: all.
         activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
+        loss_chunk: tokens whose logits training holds at once; 0: all of them.
         normalise: the layer norm to use.
 
     Raises:
@@ -53,6 +59,7 @@ class GPT(DeclaredModule):
         sharding: Sharding = WHOLE,
         part: Part | None = None,
         activation_checkpointing: bool = False,
+        loss_chunk: int = 0,
         normalise: Normalise = functional.layer_norm,
     ) -> None:
         super().__init__()
@@ -60,7 +67,9 @@ class GPT(DeclaredModule):
         if settings.vocab_size is None:
             raise ConfigurationError("model.vocab_size is not known: give it, or a dataset to take it from")
         self.architecture, self.settings = architecture, settings
-        self.sharding, self.activation_checkpointing = sharding, activation_checkpointing
+        self.sharding, self.activation_checkpointing, self.loss_chunk = sharding, activation_checkpointing, loss_chunk
+        self.score_piece: PieceLosses = piece_losses
+        self.score_chunk: Score = score_logits
         self.part = part = part or Part(tuple(range(settings.num_layers)))
         self.position_streams = PositionStreams()
         own = sharding.own_part(settings.num_heads, "model.num_heads")
@@ -179,7 +188,7 @@ class GPT(DeclaredModule):
         flat, wanted = hidden.flatten(0, 1), targets.flatten()
         rows = flat.shape[0] if torch.is_grad_enabled() else max(1, LOGIT_ELEMENTS // weight.shape[0])
         losses = [
-            cross_entropy(at_least_float32(functional.linear(part, weight)), goal, self.sharding.tp)
+            self.score_piece(part, weight, goal, self.sharding.tp)
             for part, goal in zip(flat.split(rows), wanted.split(rows), strict=True)
         ]
         return torch.cat(losses).view(targets.shape)
@@ -190,7 +199,15 @@ class GPT(DeclaredModule):
         Every prediction counts, also that of a document's first token by the end of the one before.
         """
         inputs = tokens[:, :-1]
-        return self.token_losses(self.hidden(inputs, self.find_documents(inputs)), tokens[:, 1:]).mean()
+        return self.mean_loss(self.hidden(inputs, self.find_documents(inputs)), tokens[:, 1:])
+
+    def mean_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """The mean of ``token_losses``; while training in chunks, where the settings say so."""
+        if not (self.loss_chunk and torch.is_grad_enabled()):
+            return self.token_losses(hidden, targets).mean()
+        entered = enter(hidden, self.sharding, self._is_split(hidden, targets)).flatten(0, 1)
+        weight, wanted, tp = self.output_weight(), targets.flatten(), self.sharding.tp
+        return mean_cross_entropy(entered, weight, wanted, tp, self.loss_chunk, self.score_chunk)
 
     def last_losses(self, tokens: Tensor, count: int) -> Tensor:
         """Cross entropy of the last predictions, on every rank: ids [b, s + 1] -> [b, count]. No gradients."""
@@ -211,6 +228,11 @@ class GPT(DeclaredModule):
         return activations.shape[1] < tokens.shape[1]
 
 
+def piece_losses(hidden: Tensor, weight: Tensor, targets: Tensor, group: Group) -> Tensor:
+    """Cross entropy of some tokens: [n, hidden], [own vocabulary, hidden], [n] -> [n]."""
+    return cross_entropy(at_least_float32(functional.linear(hidden, weight)), targets, group)
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """What losses are computed in."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -222,6 +244,7 @@ def build_gpt(
     seed: int,
     device: torch.device | None = None,
     activation_checkpointing: bool = False,
+    loss_chunk: int = 0,
     sharding: Sharding = WHOLE,
     part: Part | None = None,
     normalise: Normalise = functional.layer_norm,
@@ -233,6 +256,7 @@ def build_gpt(
             sharding=sharding,
             part=part,
             activation_checkpointing=activation_checkpointing,
+            loss_chunk=loss_chunk,
             normalise=normalise,
         )
     model.to_empty(device=device or torch.device("cpu"))

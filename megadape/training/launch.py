@@ -29,6 +29,7 @@ from megadape.errors import MegadapeError, TrainingError
 from megadape.machine import choose_threads, keep_freed_memory, versions
 from megadape.parallel.failure import ending_together
 from megadape.parallel.mesh import Mesh, Place, open_mesh
+from megadape.training.accelerator import prepare_allocator, prepare_products
 from megadape.training.loop import Trainer
 from megadape.training.protocols import Reporter, Run
 from megadape.training.supervision.outcome import Outcome, State, make_outcome, write_outcome
@@ -53,6 +54,7 @@ def train(run: Run, settings_text: str, reporter: Reporter, stop_after_steps: in
     threads = choose_threads(int(os.environ.get("LOCAL_WORLD_SIZE", place.world)))
     torch.set_num_threads(threads)
     keep_freed_memory()
+    prepare_allocator()
     joined = open_mesh(
         place,
         tp=run.parallel.tp,
@@ -62,6 +64,7 @@ def train(run: Run, settings_text: str, reporter: Reporter, stop_after_steps: in
     )
     # signals first: joining takes its time, and one that comes meanwhile stops the run at its first step
     with StopSignals() as signals, ending_together(place.rank, place.world), joined as mesh:
+        accelerator = prepare_products(mesh.device)
         trainer = Trainer(run, mesh, reporter)
         if mesh.is_first:
             facts = {
@@ -70,6 +73,7 @@ def train(run: Run, settings_text: str, reporter: Reporter, stop_after_steps: in
                 "parameters": trainer.parameters,
                 "flops_per_token": {"plain": trainer.flops.plain, "mixing": trainer.flops.mixing},
                 "peak_flops": trainer.peak_flops,
+                "accelerator": accelerator,
             }
             prepare_run_folder(run.run_dir, settings_text, mesh, facts)
             reporter.message(f"{threads} thread{'s' * (threads > 1)} a rank (set OMP_NUM_THREADS for another number)")

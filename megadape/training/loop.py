@@ -23,13 +23,15 @@ from megadape.errors import ConfigurationError, TrainingError
 from megadape.kernels import choose_kernels
 from megadape.machine import peak_resident_bytes
 from megadape.model import GPT, build_gpt, count_parameters, count_token_flops
+from megadape.model.compiling import compile_model
 from megadape.model.stages import shared_between_stages
 from megadape.parallel.drift import check_drift
 from megadape.parallel.mesh import Mesh
 from megadape.parallel.sharding import Sharding
+from megadape.training.accelerator import check_compiler
 from megadape.training.data import open_data
 from megadape.training.engines.base import StepResult, build_engine
-from megadape.training.engines.memory import measure_bytes
+from megadape.training.engines.memory import LiveMemory
 from megadape.training.identity import with_end_of_document, with_vocabulary
 from megadape.training.loading import blank_batches, reading_ahead
 from megadape.training.metrics import Tracker, open_trackers
@@ -77,14 +79,19 @@ class Trainer:
             seed=run.seed,
             device=mesh.device,
             activation_checkpointing=run.training.activation_checkpointing,
+            loss_chunk=run.training.loss_chunk,
             sharding=Sharding(mesh.tp, run.parallel.sequence_parallel, run.parallel.mixing),
             part=part_of(self.architecture, run.parallel, mesh.pp.rank),
             normalise=kernels.layer_norm,
         )
+        if run.training.compile:
+            check_compiler(mesh.device)
+            compile_model(self.model)
         self.kernels = kernels.names
         seed_streams(run.seed, mesh, self.model.position_streams)
         builder = partial(build_optimizer, kernels=kernels)
         self.engine = build_engine(self.model, run.training, run.parallel, mesh, builder)
+        self.memory = LiveMemory(self.model, self.engine.optimizer)
         self.saver = Saver(run, self.architecture, mesh, self.model, self.engine, self.kernels)
         self.progress = self.saver.resume()
         self.anomalies = AnomalyWatch(run.anomalies)
@@ -248,7 +255,7 @@ class Trainer:
         training, peak = self.run.training, self.peak_flops
         tokens_per_second = training.global_batch_size * training.sequence_length / self.clock.total
         flops = tokens_per_second * self.flops.total
-        held = measure_bytes(self.model, self.engine.optimizer)
+        held = self.memory.read()
         return {
             "step": self.progress.step,
             "loss": result.loss if math.isfinite(result.loss) else None,

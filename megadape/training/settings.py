@@ -55,6 +55,14 @@ class TrainingSettings(Settings):
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about a third more time."""
 
+    loss_chunk: int = Field(default=0, ge=0)
+    """Tokens of a micro-batch whose logits are held at once; 0: all of them. With a large vocabulary logits are the
+    peak of memory. Gradients are made chunk by chunk in the forward pass, and nothing is computed twice."""
+
+    compile: bool = False
+    """Compile what surrounds attention (torch.compile): fewer passes over memory, a slower start. With one rank a
+    model: parallel.tp and parallel.pp of 1, parallel.zero of at most 2."""
+
     @model_validator(mode="after")
     def _deepspeed_has_a_reader(self) -> TrainingSettings:
         if self.deepspeed is not None and self.engine != "deepspeed":
@@ -103,6 +111,7 @@ class LoggingSettings(Settings):
 
 def check_engine(training: TrainingSettings, parallel: ParallelSettings) -> None:
     """Raise ``ValueError`` where an engine cannot train that way, naming the nearest that can."""
+    _check_compile(training, parallel)
     if training.engine == "torch":
         if parallel.zero:
             raise ValueError(
@@ -121,3 +130,19 @@ def check_engine(training: TrainingSettings, parallel: ParallelSettings) -> None
             f"parallel.pp: {parallel.pp}, parallel.schedule: 1f1b): use bf16, another schedule, or training.engine: "
             "torch"
         )
+
+
+def _check_compile(training: TrainingSettings, parallel: ParallelSettings) -> None:
+    if not training.compile:
+        return
+    reasons = {
+        "tp": (parallel.tp > 1, "collectives of tensor parallelism stand amid what would be compiled", 1),
+        "pp": (parallel.pp > 1, "stages send activations of their own memory layout, for which nothing is compiled", 1),
+        "zero": (parallel.zero == 3, "ZeRO 3 takes parameters away while compiled code holds on to them", 2),
+    }
+    for key, (refused, reason, nearest) in reasons.items():
+        if refused:
+            raise ValueError(
+                f"training.compile does not go with parallel.{key}: {getattr(parallel, key)}, since {reason}: set "
+                f"training.compile: false, or parallel.{key}: {nearest}"
+            )

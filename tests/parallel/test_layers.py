@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from megadape.parallel.cross_entropy import cross_entropy
+from megadape.parallel.collectives import copy_to
+from megadape.parallel.cross_entropy import cross_entropy, mean_cross_entropy
 from megadape.parallel.group import Group
 from megadape.parallel.layers import (
     SEQUENCE,
@@ -169,6 +170,28 @@ def entropies(tp: Group) -> Errors:
     return errors
 
 
+def mean_entropies(tp: Group) -> Errors:
+    """Output layer and loss together, in chunks that divide the tokens and in chunks that do not."""
+    tokens = BATCH * LENGTH
+    targets = torch.arange(tokens) * 3 % ENTRIES
+    hidden, weight = draw(tokens, WIDTH, seed=72).requires_grad_(), draw(ENTRIES, WIDTH, seed=73).requires_grad_()
+    wanted = functional.cross_entropy(hidden @ weight.mT, targets)
+    (3 * wanted).backward()
+    assert hidden.grad is not None
+    assert weight.grad is not None
+    errors = {}
+    for chunk in (4, 5, tokens):
+        x, own = hidden.detach().clone().requires_grad_(), part(weight.detach(), tp, 0).clone().requires_grad_()
+        got = mean_cross_entropy(copy_to(tp, x)[0], own, targets, tp, chunk)
+        (3 * got).backward()
+        assert x.grad is not None
+        assert own.grad is not None
+        errors[f"chunks of {chunk}"] = float((got - wanted).abs())
+        errors[f"chunks of {chunk}, input"] = float((x.grad - hidden.grad).abs().max())
+        errors[f"chunks of {chunk}, weight"] = float((own.grad - part(weight.grad, tp, 0)).abs().max())
+    return errors
+
+
 def entropy_of_bf16(tp: Group) -> Errors:
     """Logits in bf16, widened by the caller: float32's accuracy, gradients in bf16."""
     targets = torch.arange(BATCH * LENGTH).view(BATCH, LENGTH) % ENTRIES
@@ -225,6 +248,7 @@ def everything() -> tuple[Errors, Errors, dict[str, list[float]]]:
         for split in (False, True):
             exact |= {f"tp {tp.size}, split {split}, {name}": e for name, e in layers(tp, split).items()}
         exact |= {f"tp {tp.size}, cross entropy, {name}": e for name, e in entropies(tp).items()}
+        exact |= {f"tp {tp.size}, mean cross entropy, {name}": e for name, e in mean_entropies(tp).items()}
         exact[f"tp {tp.size}, added rows"] = added_rows(tp)
         rounded |= {f"tp {tp.size}, {name}": e for name, e in entropy_of_bf16(tp).items()}
     return exact, rounded, streams(everybody)

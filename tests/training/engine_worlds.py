@@ -48,6 +48,7 @@ class Case:
     offload: bool = False
     sequence_parallel: bool = False
     checkpointing: bool = False
+    loss_chunk: int = 0
     loss_scale: dict[str, float] = field(default_factory=dict)
     deepspeed: dict[str, Any] | None = None
 
@@ -81,6 +82,7 @@ def start(case: Case) -> tuple[GPT, Engine, Mesh]:
         seed=7,
         sharding=Sharding(mesh.tp, case.sequence_parallel),
         activation_checkpointing=case.checkpointing,
+        loss_chunk=case.loss_chunk,
     )
     training = TrainingSettings(
         steps=99,

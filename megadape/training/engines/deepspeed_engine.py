@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -86,8 +85,10 @@ class DeepSpeedEngine:
         scale = self.loss_scale.value if self.loss_scale else None
         if self.zero and scale is not None:
             self.engine.optimizer.override_loss_scale(scale)
-        loss = float(self.mesh.mean_over_data(self._accumulate(micro_batches, scale or 1.0)))
-        norm, skipped = self._finish(scale or 1.0, partial(admit, loss))
+        mean = self.mesh.mean_over_data(self._accumulate(micro_batches, scale or 1.0))
+        # the loss is read with the norm: earlier, a GPU would be waited for twice
+        norm, skipped = self._finish(scale or 1.0, lambda norm: admit(float(mean), norm))
+        loss = float(mean)
         if self.loss_scale is not None:
             self.loss_scale.update(not math.isfinite(norm), self.updates + 1)
         elif not math.isfinite(norm):
@@ -114,14 +115,15 @@ class DeepSpeedEngine:
             self.engine.step()
             return self.gate.norm, self.gate.refused or not math.isfinite(self.gate.norm)
         self.gradients.divide(scale)
-        norm = self.gradients.norm()
-        skipped = not math.isfinite(norm) or not admit(float(norm))
+        exact = self.gradients.norm()
+        norm = float(exact)
+        skipped = not math.isfinite(norm) or not admit(norm)
         if skipped:
             self.gradients.clear()  # the optimizer passes over parameters without a gradient
         else:
-            self.gradients.clip(norm, self.clip)
+            self.gradients.clip(exact, self.clip)
         self.engine.step()
-        return float(norm) if math.isfinite(norm) else math.inf, skipped
+        return norm if math.isfinite(norm) else math.inf, skipped
 
     @torch.no_grad()
     def evaluate(self, tokens: Tensor) -> Tensor:

@@ -32,6 +32,23 @@ def measure_bytes(model: nn.Module, optimizer: torch.optim.Optimizer) -> LiveByt
     return LiveBytes(sum(of_model.values()), sum(of_optimizer[key] for key in own))
 
 
+class LiveMemory:
+    """``measure_bytes`` of a run, at every step: once the optimizer has its state and says the same twice, that stays
+    so, and the many tensors are not asked again: on a GPU this takes time in which nothing is queued."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._model, self._optimizer = model, optimizer
+        self._last, self._settled = LiveBytes(0, 0), False
+
+    def read(self) -> LiveBytes:
+        """What is held now."""
+        if not self._settled:
+            now = measure_bytes(self._model, self._optimizer)
+            self._settled = bool(self._optimizer.state) and now == self._last
+            self._last = now
+        return self._last
+
+
 def _live_parameters(model: nn.Module) -> Iterator[Tensor]:
     for parameter in model.parameters():
         yield parameter.data

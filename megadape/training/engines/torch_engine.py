@@ -51,20 +51,22 @@ class TorchEngine:
     def train_step(self, micro_batches: Sequence[Tensor], learning_rate: float, admit: Admit = admit_all) -> StepResult:
         """One update."""
         scale = self.loss_scale.value if self.loss_scale else None
-        loss = float(self.mesh.mean_over_data(self.worker.run(micro_batches, scale or 1.0)))
+        mean = self.mesh.mean_over_data(self.worker.run(micro_batches, scale or 1.0))
         self.gradients.complete(scale or 1.0)
-        norm = self.gradients.norm()
+        exact = self.gradients.norm()
+        # where a GPU is to be waited for, once: all work of the update but the optimizer's is queued by now
+        loss, norm = torch.stack((mean.double(), exact)).tolist()
         overflow = self._overflows(norm)
-        skipped = overflow or not admit(loss, float(norm)) or not math.isfinite(norm)
+        skipped = overflow or not admit(loss, norm) or not math.isfinite(norm)
         if not skipped:
-            self.gradients.clip(norm, self.clip)
+            self.gradients.clip(exact, self.clip)
             set_learning_rate(self.optimizer, learning_rate)
             self.optimizer.step()
             self.updates += 1
         self.gradients.clear()
-        return StepResult(loss, float(norm) if math.isfinite(norm) else math.inf, skipped, scale)
+        return StepResult(loss, norm if math.isfinite(norm) else math.inf, skipped, scale)
 
-    def _overflows(self, norm: Tensor) -> bool:
+    def _overflows(self, norm: float) -> bool:
         """Whether fp16's scale was too large for this update, agreed over all ranks."""
         if self.loss_scale is None:
             return False

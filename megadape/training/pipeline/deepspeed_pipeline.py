@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -168,13 +167,13 @@ class DeepSpeedScheduleEngine(_ZeroPipeline):
         scale = self.loss_scale.value if self.loss_scale else None
         if scale is not None:
             self.engine.optimizer.override_loss_scale(scale)
-        loss = float(self.mesh.mean_over_data(self.worker.run(micro_batches, scale or 1.0)))
+        mean = self.mesh.mean_over_data(self.worker.run(micro_batches, scale or 1.0))
         sum_over_stages(self.gradients.shared)
-        self.gate.ask(partial(admit, loss))
+        self.gate.ask(lambda norm: admit(float(mean), norm))
         self.engine.set_gradient_accumulation_boundary(is_boundary=True)
         self.engine.allreduce_gradients()
         self.engine.step()
-        return self._conclude(loss, scale, admit)
+        return self._conclude(float(mean), scale, admit)
 
     def evaluate(self, tokens: Tensor) -> Tensor:
         """Mean loss of [b, s + 1]."""

@@ -60,7 +60,7 @@ class Stage(nn.Module):
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Mean loss from what the last stage gives: [b, s or s / tp, hidden], [b, s] -> scalar, nats a token."""
         with self.autocast(hidden):
-            return self.model.token_losses(hidden, targets).mean()
+            return self.model.mean_loss(hidden, targets)
 
     def autocast(self, x: Tensor) -> torch.autocast:
         """The context of the run's precision."""
