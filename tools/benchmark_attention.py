@@ -1,12 +1,14 @@
 """Time and memory of every attention backend against length, as ratios to plain fused attention without any bias.
 
     python tools/benchmark_attention.py --lengths 512 2048 8192 --threads 1 --out benchmarks
+    python tools/benchmark_attention.py --device cuda --dtype bfloat16 --batch 4 --lengths 512 2048 8192 32768 131072
 
 Ratios are medians over rounds in which a contestant and plain attention take turns, so that a busy machine slows both
-alike. With one thread the time is the process's CPU time, else the wall clock's. Memory is the peak beyond what the
-inputs take, each in a process of its own. "published" is the form of the published code: [b, 2h, s, s] and
-[b, D, s, s] materialised; "dense" is fused attention with a materialised bias; "apart" is DAPE over documents that are
-kept apart, 1 to 2n - 1 tokens long for --document-length n.
+alike. With one thread the time is the process's CPU time, else the wall clock's; a GPU is waited for. Memory is the
+peak beyond what the inputs take, each in a process of its own. "published" is the form of the published code: [b, 2h,
+s, s] and [b, D, s, s] materialised; "dense" is fused attention with a materialised bias; "flex" is torch's compiled
+FlexAttention with the bias read from a table, on a GPU; "apart" is DAPE over documents that are kept apart, 1 to 2n - 1
+tokens long for --document-length n.
 """
 
 from __future__ import annotations
@@ -28,13 +30,14 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from megadape.attention import BACKENDS, DapeMixer, Documents, choose, dape_attention, make_request
 from megadape.console import make_table
 from megadape.errors import AttentionError
 from megadape.evaluation.output import write_table
 from megadape.machine import keep_freed_memory, peak_resident_bytes
-from megadape.positions import ScoreBias, build
+from megadape.positions import DistanceBias, ScoreBias, build
 
 PASSES = ("forward", "forward+backward")
 
@@ -51,21 +54,22 @@ class Case:
     dtype: torch.dtype
     device: str
     document_length: int = 256
+    batch: int = 1
 
     def tensors(self, dtype: torch.dtype, gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v [1, h, s, d]."""
-        shape = (1, self.heads, self.length, self.head_dim)
+        """q, k, v [b, h, s, d]."""
+        shape = (self.batch, self.heads, self.length, self.head_dim)
         generator = torch.Generator().manual_seed(0)
         made = [torch.randn(shape, generator=generator).to(self.device, dtype) for _ in range(3)]
         q, k, v = (tensor.requires_grad_(gradient) for tensor in made)
         return q, k, v
 
     def documents(self) -> Documents:
-        """Of about ``document_length`` tokens, in one sequence."""
+        """Of about ``document_length`` tokens, alike in every sequence."""
         draw, ends = random.Random(0), [0]
         while ends[-1] < self.length:
             ends.append(min(self.length, ends[-1] + draw.randint(1, 2 * self.document_length - 1)))
-        return Documents((tuple(end - first for first, end in pairwise(ends)),))
+        return Documents((tuple(end - first for first, end in pairwise(ends)),) * self.batch)
 
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -106,6 +110,25 @@ def published(case: Case) -> Attend:
     return attend
 
 
+def flex(case: Case) -> Attend:
+    """FlexAttention with a static bias that depends on the distance."""
+    encoding, _ = modules(case)
+    compiled = torch.compile(flex_attention, dynamic=False)
+    mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, case.length, case.length, device=case.device)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        assert isinstance(encoding, DistanceBias), "asked before"
+        table = encoding.by_distance(case.length)
+
+        def add(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            return score + table[h, (i - j).clamp(min=0)]
+
+        out: Tensor = compiled(q, k, v, score_mod=add, block_mask=mask)
+        return out
+
+    return attend
+
+
 def backend(name: str, kind: str) -> Callable[[Case], Attend]:
     """One of megadape's own: with DAPE, with the static bias alone, or with DAPE and documents kept apart."""
 
@@ -130,6 +153,7 @@ CONTESTANTS: dict[str, Callable[[Case], Attend]] = {
     "sdpa": plain,
     "dense": dense,
     "published": published,
+    "flex": flex,
     **{f"{kind} {name}": backend(name, kind) for kind in ("dape", "static", "apart") for name in BACKENDS},
 }
 
@@ -137,14 +161,16 @@ CONTESTANTS: dict[str, Callable[[Case], Attend]] = {
 def refusal(name: str, case: Case, gradient: bool, limit: float) -> str | None:
     """Why a contestant does not take part, if it does not."""
     kind, _, chosen = name.partition(" ")
-    pairs = case.heads * case.length**2 * torch.finfo(case.dtype).bits / 8
+    pairs = case.batch * case.heads * case.length**2 * torch.finfo(case.dtype).bits / 8
     arrays = {"dense": 3, "published": 6 + 2 * case.hidden / case.heads}
     if kind in arrays or chosen == "reference":
         wanted = pairs * arrays.get(kind, arrays["published"]) * (2 if gradient else 1)
         return f"needs {wanted / 2**30:.0f} GiB" if wanted > limit else None
+    encoding, mixer = modules(case)
+    if kind == "flex" and (case.device == "cpu" or not isinstance(encoding, DistanceBias)):
+        return "runs on a GPU, over biases of the distance alone"
     if not chosen:
         return None
-    encoding, mixer = modules(case)
     request = make_request(
         *case.tensors(case.dtype, gradient),
         bias=encoding,
@@ -167,6 +193,20 @@ def run_once(attend: Attend, tensors: tuple[Tensor, Tensor, Tensor], gradient: b
             tensor.grad = None
     if out.device.type == "cuda":
         torch.cuda.synchronize()
+
+
+def fits(case: Case, name: str, gradient: bool) -> bool:
+    """Whether a pass ends without running out of the GPU's memory."""
+    if case.device == "cpu":
+        return True
+    try:
+        with torch.set_grad_enabled(gradient):
+            run_once(CONTESTANTS[name](case), case.tensors(case.dtype, gradient), gradient)
+    except torch.OutOfMemoryError:
+        return False
+    finally:
+        torch.cuda.empty_cache()
+    return True
 
 
 def measure_times(
@@ -247,16 +287,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--lengths", type=int, nargs="+", default=[512, 2048, 8192])
     parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS))
     parser.add_argument("--passes", nargs="+", default=list(PASSES), choices=PASSES)
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--heads", type=int, default=12)
     parser.add_argument("--head-dim", type=int, default=64)
     parser.add_argument("--hidden", type=int, default=32, help="width D of the mixer")
     parser.add_argument("--encoding", default="kerple_log")
     parser.add_argument("--document-length", type=int, default=256, help="mean, of apart")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--memory-limit", type=float, default=8.0, help="GiB that a materialised form may take")
+    parser.add_argument("--memory-limit", type=float, help="GiB that a materialised form may take (8; a GPU's own)")
     parser.add_argument("--no-memory", action="store_true", help="measure time alone")
     parser.add_argument("--keep-freed-memory", action="store_true", help="a kinder allocator, as training uses it")
     parser.add_argument("--out", type=Path, default=Path("benchmarks"))
@@ -270,17 +311,22 @@ def main() -> None:
     if options.keep_freed_memory:
         keep_freed_memory()
     clock = time.process_time if options.threads == 1 and options.device == "cpu" else time.perf_counter
-    dtype = getattr(torch, options.dtype)
+    dtype, limit = getattr(torch, options.dtype), options.memory_limit or 8.0
+    if options.device == "cuda" and options.memory_limit is None:
+        limit = torch.cuda.get_device_properties(0).total_memory / 2**30
+    where = f"{options.threads} thread(s)" if options.device == "cpu" else torch.cuda.get_device_name()
     rows: list[list[object]] = []
     for length in options.lengths:
         shape = length, options.heads, options.head_dim, options.hidden
-        case = Case(*shape, options.encoding, dtype, options.device, options.document_length)
+        case = Case(*shape, options.encoding, dtype, options.device, options.document_length, options.batch)
         for kind in options.passes:
             gradient = kind == PASSES[1]
             wanted = list(dict.fromkeys(["sdpa", *options.contestants]))
-            reasons = {name: refusal(name, case, gradient, options.memory_limit * 2**30) for name in wanted}
+            reasons = {name: refusal(name, case, gradient, limit * 2**30) for name in wanted}
             rounds = max(2, options.rounds * 4096 // length) if length > 4096 else options.rounds
             for name in wanted:
+                if reasons[name] is None and not fits(case, name, gradient):
+                    reasons[name] = "runs out of memory"
                 if reasons[name] is not None:
                     rows.append([length, kind, name, "", "", "", reasons[name]])
                     continue
@@ -291,10 +337,10 @@ def main() -> None:
                 sys.stderr.write(f"{length} {kind} {name}: {ratio} x sdpa\n")
     columns = ["length", "pass", "contestant", "ms", "x sdpa", "extra MiB", "why not"]
     cells = [[str(cell) for cell in row] for row in rows]
-    console.print(make_table(f"{options.dtype}, {options.threads} thread(s)", columns, cells))
-    name = f"attention-{options.device}-{options.dtype}-{options.encoding}-{options.threads}"
+    console.print(make_table(f"{options.dtype}, batch {options.batch}, {where}", columns, cells))
+    name = f"attention-{options.device}-{options.dtype}-{options.encoding}-{options.threads}-{options.batch}"
     write_table(options.out / f"{name}.csv", columns, rows)
-    draw(rows, options.out / f"{name}.png", f"{options.encoding}, {options.dtype}, {options.threads} thread(s)")
+    draw(rows, options.out / f"{name}.png", f"{options.encoding}, {options.dtype}, {where}")
 
 
 if __name__ == "__main__":

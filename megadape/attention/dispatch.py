@@ -14,6 +14,7 @@ from torch import Tensor
 
 from megadape.attention.apart import Apart
 from megadape.attention.documents import Documents
+from megadape.attention.gpu import Triton
 from megadape.attention.mixer import DapeMixer
 from megadape.attention.native import Native
 from megadape.attention.reference import Reference
@@ -26,7 +27,7 @@ from megadape.errors import AttentionError
 AUTO = "auto"
 
 _BY_PREFERENCE: tuple[Backend, ...] = (
-    *(Apart(backend) for backend in (Native(), Tiled(), Rows(inner=(Sdpa(), Reference())), Sdpa())),
+    *(Apart(backend) for backend in (Native(), Triton(), Tiled(), Rows(inner=(Sdpa(), Reference())), Sdpa())),
     Reference(),
 )
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from megadape.attention import BACKENDS, DapeMixer, choose, dape_attention, make_request
+from megadape.attention import DapeMixer, choose, dape_attention, make_request
 from megadape.attention.dispatch import _log_choice
 from megadape.attention.request import Request
 from megadape.errors import AttentionError
@@ -111,7 +111,7 @@ def test_mistakes(changes: dict, message: str) -> None:
 
 def test_more_queries_than_keys_are_fine_where_no_position_is_read() -> None:
     q, k = torch.randn(1, 2, 5, 4), torch.randn(1, 2, 3, 4)
-    out = [dape_attention(q, k, k, causal=False, backend=backend) for backend in BACKENDS if backend != "native"]
+    out = [dape_attention(q, k, k, causal=False, backend=backend) for backend in ("tiled", "rows", "sdpa", "reference")]
     torch.testing.assert_close(out[0], out[-1])
     torch.testing.assert_close(out[1], out[-1])
 

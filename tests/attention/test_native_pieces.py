@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from megadape.attention.mixer import VARIANTS, DapeMixer
-from megadape.attention.native.function import Pieces, Tables, native_attention
+from megadape.attention.native.function import Pieces, native_attention
 from megadape.attention.native.library import Library, Missing, load
 from megadape.attention.native.pieces import fire_pieces
+from megadape.attention.tables import Tables
 from megadape.positions.base import Geometry, Heads
 from megadape.positions.fire import Fire, FireSettings
 

@@ -6,7 +6,8 @@ interface.h, blocks.h and forward.h.
 """
 
 from megadape.attention.native.backend import Native
-from megadape.attention.native.function import Pieces, Tables, native_attention, refusal
+from megadape.attention.native.function import Pieces, native_attention, refusal
 from megadape.attention.native.library import InstructionSet, Library, Missing, load
+from megadape.attention.tables import Tables
 
 __all__ = ["InstructionSet", "Library", "Missing", "Native", "Pieces", "Tables", "load", "native_attention", "refusal"]

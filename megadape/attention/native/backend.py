@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from megadape.attention.cuts import FEWEST_QUERIES
-from megadape.attention.mixer import VARIANTS, DapeMixer
-from megadape.attention.native.function import Pieces, Tables, native_attention, refusal
+from megadape.attention.mixer import DapeMixer
+from megadape.attention.native.function import Pieces, native_attention, refusal
 from megadape.attention.native.library import Library, Missing, load
 from megadape.attention.native.pieces import fire_pieces
 from megadape.attention.request import Request
-from megadape.positions import DistanceBias
+from megadape.attention.tables import make_tables, refuses_terms
 from megadape.positions.fire import Fire
 
 
@@ -61,43 +61,11 @@ def make_pieces(request: Request) -> Pieces:
     return fire_pieces(request.bias, request.mixer, request.query_positions, keys, causal=request.causal)
 
 
-def make_tables(request: Request) -> Tables:
-    """What bias and mixer add at every offset that the call has; differentiable."""
-    queries, keys = request.q.shape[2], request.k.shape[2]
-    first = 0 if request.causal else 1 - queries
-    count, bias = max(0, keys - first), None
-    if request.bias is not None:
-        assert isinstance(request.bias, DistanceBias), "asked before"
-        bias = request.bias.at(torch.arange(first, first + count, device=request.device)).float()
-    mixer = request.mixer
-    if mixer is None:
-        return Tables(torch.zeros(request.q.shape[1], count) if bias is None else bias, first)
-    assert isinstance(mixer, DapeMixer), "asked before"
-    if bias is not None and not VARIANTS[mixer.variant].reads_scores:
-        return Tables(bias + mixer.correction(bias[None, :, None], bias[:, None])[0, :, 0], first)
-    u, c = mixer.split_bias(bias, count)
-    return Tables(c, first, mixer.w1[:, : mixer.num_heads], mixer.w2, u.T)
-
-
 def _refuses_call(request: Request) -> str | None:
     """What the kernels' interface has no place for."""
-    if request.dropout:
-        return "drops no attention weights"
-    if request.mixer is not None and not isinstance(request.mixer, DapeMixer):
-        return "mixes at one pair at a time"
-    if request.bias is not None and not isinstance(request.bias, DistanceBias | Fire):
-        return "reads biases of the distance alone, and FIRE"
-    if isinstance(request.bias, Fire) and request.mixer and not VARIANTS[request.mixer.variant].reads_scores:
-        return "mixes FIRE only where the mixer reads scores"
     # queries lie along the vector lanes: with fewer, as in decoding, most lanes would idle and torch is faster
     if 0 < request.q.shape[2] < FEWEST_QUERIES:
         return f"takes {FEWEST_QUERIES} queries or more at a time"
-    if request.q.shape[2] and request.lead != request.k.shape[2] - request.q.shape[2]:
-        return "takes consecutive positions, the queries being the last of the keys"
     if request.v.shape[3] != request.q.shape[3]:
         return "takes values as wide as queries"
-    if request.mixer is not None and request.mixer.w1.dtype != torch.float32:
-        return f"takes mixers in float32, not in {str(request.mixer.w1.dtype).removeprefix('torch.')}"
-    if request.bias is not None and request.bias.dtype != torch.float32:
-        return f"takes biases in float32, not in {str(request.bias.dtype).removeprefix('torch.')}"
-    return None
+    return refuses_terms(request)

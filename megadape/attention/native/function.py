@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from megadape.attention.native.library import InstructionSet, Library
+from megadape.attention.tables import Tables
 
 MAX_HEADS = 32
 MAX_HIDDEN = 64
@@ -52,32 +53,6 @@ class Problem(ctypes.Structure):
         ("scale", ctypes.c_double),
         *((name, ctypes.c_void_p) for name in TENSORS),
     )
-
-
-@dataclass(frozen=True)
-class Tables:
-    """What the bias and the mixer add at every offset; float32.
-
-    ``w1``, ``w2`` and ``u`` are None for a bias without mixing.
-    """
-
-    c: Tensor
-    """[h, n], added to the logits."""
-
-    first_offset: int = 0
-    """The offset i - j of column 0; causal attention needs 0 .. keys - 1, else 1 - queries .. keys - 1."""
-
-    w1: Tensor | None = None
-    """[D, h], the columns of the mixer's first layer that see scores."""
-
-    w2: Tensor | None = None
-    """[h, D], its second layer."""
-
-    u: Tensor | None = None
-    """[D, n], added before the LeakyReLU."""
-
-    residual: bool = True
-    """Whether the logits contain the scores themselves."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from megadape.attention.mixer import VARIANTS, DapeMixer
 from megadape.attention.native.function import Pieces
-from megadape.positions.fire import EPSILON, Fire, Linear
+from megadape.attention.tables import fire_factors
+from megadape.positions.fire import Fire, Linear
 
 
 def fire_pieces(
@@ -32,7 +33,7 @@ def fire_pieces(
         causal: whether later keys are hidden.
     """
     assert mixer is None or VARIANTS[mixer.variant].reads_scores, "a mixer of the bias alone has kinks of its own"
-    numerator, inverse, first_offset = _factors(fire, query_positions, keys, causal)
+    numerator, inverse, first_offset = fire_factors(fire, query_positions, keys, causal)
     edges, slopes, intercepts = _lines(fire.mlp, _greatest(numerator) * _greatest(inverse))
     pieces = Pieces(
         torch.stack((slopes, intercepts)).float(),
@@ -46,15 +47,6 @@ def fire_pieces(
     u, c = _mix_lines(mixer, slopes, intercepts)
     w1 = mixer.w1[:, : mixer.num_heads]
     return replace(pieces, c=c.float(), u=u.float(), w1=w1, w2=mixer.w2)
-
-
-def _factors(fire: Fire, query_positions: Tensor, keys: int, causal: bool) -> tuple[Tensor, Tensor, int]:
-    """x_ij = numerator(i - j) * inverse(i): numerator [n], inverse [queries], and the offset of numerator[0]."""
-    c, threshold = fire.c.double().abs(), (fire.L_multiplier.double() * fire.initial_L).abs()
-    first = 0 if causal else 1 - len(query_positions)
-    offsets = torch.arange(first, max(first, keys), device=c.device)
-    normaliser = torch.log1p(c * torch.maximum(threshold, query_positions.double())) + EPSILON
-    return torch.log1p(c * offsets.abs()), normaliser.reciprocal(), first
 
 
 def _greatest(x: Tensor) -> float:
