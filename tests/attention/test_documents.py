@@ -42,7 +42,7 @@ BIDIRECTIONAL = [
     (name, mixer, False)
     for name, mixer in product(("none", *ON_SCORES), ("no mixer", "concat_residual", "dape_v2 over five keys"))
 ]
-GENERAL = [name for name in BACKENDS if name != "native"]
+GENERAL = [name for name in BACKENDS if name not in ("native", "triton")]
 PACKED = ((5, 1, 7, 2), (15,), (1, 1, 6, 7))
 """Three sequences of 15 tokens."""
 
