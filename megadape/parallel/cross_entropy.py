@@ -22,28 +22,18 @@ Score = Callable[[Tensor, Tensor, Group], tuple[Tensor, Tensor]]
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Keeps the softmax of the own part; three numbers a token are summed over the ranks."""
+    """Keeps the gradient by the logits of the own part, which is as large as they are."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, group: Group) -> Tensor:  # noqa: ANN401
-        first = group.rank * logits.shape[-1]
-        local, elsewhere = own_ids(targets, slice(first, first + logits.shape[-1]))
-        largest = group.all_reduce(logits.amax(-1), dist.ReduceOp.MAX)
-        shifted = logits - largest[..., None]
-        wanted = shifted.gather(-1, local[..., None])[..., 0].masked_fill_(elsewhere, 0.0)
-        weights = shifted.exp_()
-        # target logit and normaliser in one collective
-        wanted, total = group.all_reduce(torch.stack((wanted, weights.sum(-1))))
-        ctx.save_for_backward(weights.div_(total[..., None]), local, elsewhere)
-        return total.log() - wanted
+        losses, slopes = score_logits(logits, targets, group)
+        ctx.save_for_backward(slopes)
+        return losses
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
-        weights, local, elsewhere = ctx.saved_tensors
-        logits_grad = weights.clone()
-        hit = elsewhere.logical_not().to(weights.dtype)
-        logits_grad.scatter_add_(-1, local[..., None], -hit[..., None])
-        return logits_grad * grad[..., None], None, None
+        (slopes,) = ctx.saved_tensors
+        return slopes * grad[..., None], None, None
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, group: Group) -> Tensor:
@@ -65,16 +55,20 @@ def cross_entropy(logits: Tensor, targets: Tensor, group: Group) -> Tensor:
 
 
 def score_logits(logits: Tensor, targets: Tensor, group: Group) -> tuple[Tensor, Tensor]:
-    """Losses [n] of logits [n, own vocabulary], float32 at least, and the gradient of each loss by its logits."""
+    """Losses [...] of logits [..., own vocabulary], float32 at least, and the gradient of each loss by its logits.
+
+    Three numbers a token go over the ranks.
+    """
     first = group.rank * logits.shape[-1]
     local, elsewhere = own_ids(targets, slice(first, first + logits.shape[-1]))
     largest = group.all_reduce(logits.amax(-1), dist.ReduceOp.MAX)
-    shifted = logits - largest[:, None]
-    wanted = shifted.gather(-1, local[:, None])[:, 0].masked_fill(elsewhere, 0.0)
-    weights = shifted.exp()
+    shifted = logits - largest[..., None]
+    wanted = shifted.gather(-1, local[..., None])[..., 0].masked_fill_(elsewhere, 0.0)
+    weights = shifted.exp_()
+    # target logit and normaliser in one collective
     wanted, total = group.all_reduce(torch.stack((wanted, weights.sum(-1))))
     hit = elsewhere.logical_not().to(weights.dtype)
-    slopes = (weights / total[:, None]).scatter_add(-1, local[:, None], -hit[:, None])
+    slopes = weights.div_(total[..., None]).scatter_add_(-1, local[..., None], -hit[..., None])
     return total.log() - wanted, slopes
 
 

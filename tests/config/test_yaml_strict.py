@@ -167,6 +167,12 @@ def test_numbers_are_those_of_python_unless_zeros_lead(text: str) -> None:
         assert value_of(text) == float(text)
 
 
+@given(st.integers(min_value=2**63) | st.integers(max_value=-(2**63)))
+def test_whole_numbers_beyond_64_bits_are_refused_where_they_stand(number: int) -> None:
+    (problem,) = problems_of(f"a: 1\nb:\n  c: {number}\n")
+    assert "3: b.c: the number is beyond 9,223,372,036,854,775,807" in problem
+
+
 @given(
     st.recursive(
         st.integers(-(2**63) + 1, 2**63 - 1) | st.text("abc 1:#'\"\n"),

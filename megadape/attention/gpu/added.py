@@ -10,7 +10,7 @@ from torch import Tensor
 
 from megadape.attention.gpu.mix import mix_forward
 from megadape.attention.gpu.mix_backward import mix_backward
-from megadape.attention.gpu.scene import LANES, Scene, block
+from megadape.attention.gpu.scene import LANES, Scene, mix_constants
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,7 @@ class Mix:
 
     def constants(self, scene: Scene, offsets: int) -> dict[str, int | bool]:
         """Numbers that are compiled in."""
-        heads, hidden, units = scene.heads, len(self.w1), len(self.weight)
-        return {
-            "HEADS": heads,
-            "HIDDEN": hidden,
-            "UNITS": units,
-            "BLOCK_HEADS": block(heads),
-            "BLOCK_HIDDEN": block(hidden),
-            "BLOCK_UNITS": block(units),
-            "OFFSETS": offsets,
-            "RESIDUAL": self.residual,
-        }
+        return mix_constants(scene.heads, len(self.w1), len(self.weight), offsets, residual=self.residual)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,13 @@ def own_head(start: tl.tensor, sequence_stride: tl.int64, head_stride: tl.int64)
     return start + tl.program_id(2).to(tl.int64) * sequence_stride + tl.program_id(1).to(tl.int64) * head_stride
 
 
+@triton.jit
+def own_scores(start: tl.tensor, rows: tl.int32, width: tl.int32) -> tl.tensor:
+    """The same of a chunk [sequences, heads, rows, width]."""
+    size = rows.to(tl.int64) * width
+    return own_head(start, size * tl.num_programs(1), size)
+
+
 @triton.jit(do_not_specialize=["rows", "keys", "lead"])
 def score(
     left: tl.tensor,  # [sequences, heads, rows, DIM]
@@ -62,8 +69,7 @@ def score(
         x -= tl.load(own_head(shift, shift_sequence, shift_head) + row, mask=row < rows, other=0.0)[:, None]
     elif out.dtype.element_ty == tl.float16:
         x = tl.minimum(tl.maximum(x, -LARGEST, propagate_nan=tl.PropagateNan.ALL), LARGEST, tl.PropagateNan.ALL)
-    chunk_head = rows.to(tl.int64) * width
-    out = own_head(out, chunk_head * tl.num_programs(1), chunk_head)
+    out = own_scores(out, rows, width)
     at = row[:, None] * width + j[None, :]
     tl.store(out + at, x.to(out.dtype.element_ty), mask=(row < rows)[:, None] & (j < width)[None, :])
 
@@ -111,8 +117,7 @@ def keys_backward(
     """``out += scale chunk^T left``: gradients of values and keys; grid: tiles of keys, heads, sequences."""
     first_key = tl.program_id(0) * KEYS
     j, d = first_key + tl.arange(0, KEYS), tl.arange(0, BLOCK_DIM)[None, :]
-    chunk_head = rows.to(tl.int64) * width
-    chunk = own_head(chunk, chunk_head * tl.num_programs(1), chunk_head)
+    chunk = own_scores(chunk, rows, width)
     left = own_head(left, left_sequence, left_head)
     total = tl.zeros((KEYS, BLOCK_DIM), tl.float32)
     begin = tl.maximum(first_key - lead, 0) // ROWS * ROWS if CAUSAL else 0
@@ -153,8 +158,7 @@ def queries_backward(
     row_tiles = tl.cdiv(rows, ROWS)
     first_row, split = tl.program_id(0) % row_tiles * ROWS, tl.program_id(0) // row_tiles
     row, d = first_row + tl.arange(0, ROWS), tl.arange(0, BLOCK_DIM)[None, :]
-    chunk_head = rows.to(tl.int64) * width
-    chunk = own_head(chunk, chunk_head * tl.num_programs(1), chunk_head)
+    chunk = own_scores(chunk, rows, width)
     right = own_head(right, right_sequence, right_head)
     end = tl.minimum(keys, (split + 1) * tiles_each * KEYS)
     if CAUSAL:

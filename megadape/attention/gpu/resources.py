@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from megadape.attention.gpu import mix, mix_backward, products, softmax
-from megadape.attention.gpu.scene import block, choose_tiles
+from megadape.attention.gpu.scene import block, choose_tiles, mix_constants
 
 POINTERS: dict[str, str] = {
     **dict.fromkeys(("scores", "logits"), "*fp16"),
@@ -95,20 +95,12 @@ def _sources(heads: int, hidden: int, head_dim: int) -> Iterator[_Source]:
 
 def _mixes(kind: str, heads: int, hidden: int, units: int) -> Iterator[_Source]:
     tiles = choose_tiles(torch.bfloat16, heads, hidden, units)
-    shared = {
-        "HEADS": heads,
-        "HIDDEN": hidden,
-        "UNITS": units,
-        "BLOCK_HEADS": block(heads),
-        "BLOCK_HIDDEN": block(hidden),
-        "BLOCK_UNITS": block(units),
-        "RESIDUAL": True,
-    }
     kernels = (("", mix.mix_forward, tiles.forward), (", backward", mix_backward.mix_backward, tiles.backward))
     for label, kernel, walk in kernels:
-        own = {"OFFSETS": walk.offsets} | ({"CAUSAL": True} if label else {})
+        constants = mix_constants(heads, hidden, units, walk.offsets, residual=True)
+        constants |= {"CAUSAL": True} if label else {}
         tile = f"{walk.offsets} offsets x {block(heads)} heads"
-        yield _Source(kind + label, kernel, tile, "", shared | own, walk.warps, walk.stages)
+        yield _Source(kind + label, kernel, tile, "", constants, walk.warps, walk.stages)
 
 
 def _type(name: str, source: _Source) -> str:

@@ -11,9 +11,11 @@ from math import ceil
 import torch
 import triton
 
+from megadape.attention.gpu import walk
 from megadape.attention.gpu.chunks import Chunk
 
-LANES = 8
+LANES: int = walk.LANES.value
+
 STEPS = 16
 """Rows that a tile of offsets should walk at least: fewer would not pay for its tables."""
 
@@ -97,6 +99,20 @@ def choose_tiles(dtype: torch.dtype, heads: int, hidden: int, units: int) -> Til
         # mostly what stays the same in the loop. This shape spills least.
         backward = Walk(32, warps=8, stages=1)
     return Tiles(rows=128, keys=64, warps=8, forward=forward, backward=backward)
+
+
+def mix_constants(heads: int, hidden: int, units: int, offsets: int, *, residual: bool) -> dict[str, int | bool]:
+    """What is compiled into the kernels of the mix, forward and backward."""
+    return {
+        "HEADS": heads,
+        "HIDDEN": hidden,
+        "UNITS": units,
+        "BLOCK_HEADS": block(heads),
+        "BLOCK_HIDDEN": block(hidden),
+        "BLOCK_UNITS": block(units),
+        "OFFSETS": offsets,
+        "RESIDUAL": residual,
+    }
 
 
 def block(size: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from megadape.attention.gpu.products import load_rows, own_head
+from megadape.attention.gpu.products import load_rows, own_head, own_scores
 from megadape.attention.gpu.walk import LOG2_E
 
 NOTHING = tl.constexpr(float("-inf"))
@@ -46,8 +46,7 @@ def attend(
     row_tiles = tl.cdiv(rows, ROWS)
     first_row, split = tl.program_id(0) % row_tiles * ROWS, tl.program_id(0) // row_tiles
     row, d = first_row + tl.arange(0, ROWS), tl.arange(0, BLOCK_DIM)[None, :]
-    chunk_head = rows.to(tl.int64) * width
-    logits = own_head(logits, chunk_head * tl.num_programs(1), chunk_head)
+    logits = own_scores(logits, rows, width)
     v = own_head(v, v_sequence, v_head)
     end = tl.minimum(keys, (split + 1) * tiles_each * KEYS)
     if CAUSAL:
