@@ -202,13 +202,11 @@ def evaluate_in_process(run: RunSettings, settings: EvaluationSettings) -> None:
     evaluate_all(run.run_dir, run.data, settings)
 
 
-def test_an_evaluation_that_is_killed_again_and_again_ends_with_the_same_files(run: RunSettings) -> None:
-    settings = EvaluationSettings.model_validate(EVERYTHING | {"lengths": (32, 256, 1024), "sequences": 8})
-    evaluate_in_process(run, settings)
-    wanted, measured = files(run.run_dir), pieces(run.run_dir)
-    shutil.rmtree(run.run_dir / "evaluation")
-    seed = int.from_bytes(os.urandom(4))
-    moments, kills = random.Random(seed), 0
+def killed_until_done(
+    run: RunSettings, settings: EvaluationSettings, moments: random.Random, wanted: dict[str, object]
+) -> int:
+    """Evaluate, killed at random moments, until it comes to its end; how many kills that took."""
+    kills = 0
     while True:
         process = multiprocessing.get_context("fork").Process(target=evaluate_in_process, args=(run, settings))
         process.start()
@@ -218,7 +216,7 @@ def test_an_evaluation_that_is_killed_again_and_again_ends_with_the_same_files(r
             time.sleep(0.003)
         process.join(moments.random() * 0.03)
         if process.exitcode == 0:
-            break
+            return kills
         assert process.exitcode is None
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
@@ -226,10 +224,20 @@ def test_an_evaluation_that_is_killed_again_and_again_ends_with_the_same_files(r
         kills += 1
         # whatever is there is whole
         for name, content in files(run.run_dir).items():
-            assert content == wanted[name], f"seed {seed}"
-    assert kills >= 3
-    assert pieces(run.run_dir) == measured  # every piece was kept once
-    assert files(run.run_dir) == wanted, f"seed {seed}"
+            assert content == wanted[name], name
+
+
+def test_an_evaluation_that_is_killed_again_and_again_ends_with_the_same_files(run: RunSettings) -> None:
+    settings = EvaluationSettings.model_validate(EVERYTHING | {"lengths": (32, 256, 1024), "sequences": 8})
+    evaluate_in_process(run, settings)
+    wanted, measured = files(run.run_dir), pieces(run.run_dir)
+    seed = int.from_bytes(os.urandom(4))
+    moments, kills = random.Random(seed), 0
+    while kills < 3:  # on a busy machine one may come to its end before it is seen at its goal
+        shutil.rmtree(run.run_dir / "evaluation")
+        kills += killed_until_done(run, settings, moments, wanted)
+        assert pieces(run.run_dir) == measured  # every piece was kept once
+        assert files(run.run_dir) == wanted, f"seed {seed}"
 
 
 def evaluate_on_ranks(run_dir: Path, run: RunSettings, settings: EvaluationSettings) -> dict[str, Any]:
