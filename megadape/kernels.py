@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from megadape.adamw import build_adamw
 from megadape.errors import ConfigurationError
 from megadape.settings import Settings
 
@@ -202,7 +203,7 @@ def _apex_norm(device: torch.device) -> LayerNorm:
 
 
 def _torch_optimizer(device: torch.device) -> BuildOptimizer:
-    return lambda groups, lr, betas, eps: torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
+    return build_adamw
 
 
 def _apex_optimizer(device: torch.device) -> BuildOptimizer:

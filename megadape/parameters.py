@@ -148,6 +148,16 @@ def seed_of(seed: int, name: str) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
+def allocate(model: nn.Module, device: torch.device) -> None:
+    """Give a model of the meta device memory, without values: ``to_empty``, but that loads sympy, for most of a second.
+
+    Args:
+        model: all of its parameters and buffers are contiguous.
+        device: where to.
+    """
+    model._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
+
+
 @torch.no_grad()
 def initialise(model: nn.Module, seed: int) -> None:
     """Draw every parameter from (seed, its name), in full and on the CPU, and keep this rank's part."""

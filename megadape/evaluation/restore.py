@@ -15,7 +15,7 @@ from megadape.errors import CheckpointError
 from megadape.model import GPT, Architecture
 from megadape.parallel.group import Group
 from megadape.parallel.sharding import WHOLE, Sharding
-from megadape.parameters import parameter_table
+from megadape.parameters import allocate, parameter_table
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def restore_model(run_dir: Path, device: torch.device, sharding: Sharding = WHOL
     architecture = Architecture.model_validate(checkpoint.state()["architecture"])
     with torch.device("meta"):
         model = GPT(architecture, sharding=sharding)
-    model.to_empty(device=device)
+    allocate(model, device)
     try:
         model.load_state_dict(own_tensors(checkpoint, model))
     except RuntimeError as error:

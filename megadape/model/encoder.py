@@ -18,7 +18,7 @@ from megadape.model.layout import Layout, make_layout
 from megadape.model.settings import ModelSettings, check_heads
 from megadape.parallel.layers import ColumnParallelLinear, LayerNorm, VocabularyParallelEmbedding
 from megadape.parallel.sharding import WHOLE
-from megadape.parameters import DeclaredModule, initialise, normal
+from megadape.parameters import DeclaredModule, allocate, initialise, normal
 from megadape.positions import EmbeddingEncoding, Geometry, Heads, PositionEncoding, PositionSettings
 from megadape.settings import Settings
 
@@ -180,6 +180,6 @@ def build_encoder(architecture: EncoderArchitecture, *, seed: int, device: torch
     """Build an encoder whose initial values depend on (seed, parameter name) alone."""
     with torch.device("meta"):
         model = Encoder(architecture)
-    model.to_empty(device=device or torch.device("cpu"))
+    allocate(model, device or torch.device("cpu"))
     initialise(model, seed)
     return model

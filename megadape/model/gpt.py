@@ -22,7 +22,7 @@ from megadape.parallel.deal import RowDeal
 from megadape.parallel.group import Group
 from megadape.parallel.layers import ColumnParallelLinear, LayerNorm, VocabularyParallelEmbedding, enter, own_rows
 from megadape.parallel.sharding import WHOLE, Sharding
-from megadape.parameters import DeclaredModule, initialise, normal
+from megadape.parameters import DeclaredModule, allocate, initialise, normal
 from megadape.positions import EmbeddingEncoding, Geometry, Heads, PositionEncoding
 
 PieceLosses = Callable[[Tensor, Tensor, Tensor, Group], Tensor]
@@ -259,7 +259,7 @@ def build_gpt(
             loss_chunk=loss_chunk,
             normalise=normalise,
         )
-    model.to_empty(device=device or torch.device("cpu"))
+    allocate(model, device or torch.device("cpu"))
     initialise(model, seed)
     return model
 

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from megadape.adamw import build_adamw
 from megadape.kernels import Kernels
 from megadape.parameters import parameter_table
 from megadape.settings import Settings
@@ -56,9 +57,8 @@ def build_optimizer(
     """AdamW: torch's fused one, or that of the kernels chosen; the learning rate is set anew at each step."""
     groups = decay_groups(model, settings.weight_decay)
     betas = (settings.beta1, settings.beta2)
-    if kernels is not None:
-        return kernels.optimizer(groups, settings.learning_rate, betas, settings.eps)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, eps=settings.eps, fused=True)
+    build = kernels.optimizer if kernels is not None else build_adamw
+    return build(groups, settings.learning_rate, betas, settings.eps)
 
 
 OptimizerBuilder = Callable[[nn.Module, OptimizerSettings], torch.optim.Optimizer]

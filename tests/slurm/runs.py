@@ -22,7 +22,7 @@ STEPS, SAVE_EVERY = 40, 10
 TINY = """
 data: {{prefix: {corpus}}}
 model: {{num_layers: 2, hidden_size: 32, num_heads: 4}}
-training: {{steps: 40, sequence_length: 32, global_batch_size: 8, micro_batch_size: 2}}
+training: {{steps: 40, sequence_length: 32, global_batch_size: 8, micro_batch_size: 4}}
 checkpoint: {{save_every: 10, keep: 100}}
 stop: {{margin: 2s}}
 """
