@@ -50,7 +50,7 @@ def dape_attention(
     scale: float | None = None,
     backend: str = AUTO,
     dropout: float = 0.0,
-    query_positions: Tensor | None = None,
+    query_positions: Tensor | int | None = None,
     key_positions: Tensor | None = None,
     documents: Documents | Tensor | None = None,
 ) -> Tensor:
@@ -66,7 +66,8 @@ def dape_attention(
         scale: factor on q k^T; default ``1 / sqrt(d)``.
         backend: one of ``BACKENDS``, or ``auto``.
         dropout: probability of dropping an attention weight; the caller gives 0 in evaluation.
-        query_positions: [q] integers; default those of the last q keys.
+        query_positions: [q] integers, or the first of them where they count up by one; default those of the last q
+            keys. Positions that are not given as tensors are never read back from a GPU.
         key_positions: [k] integers, increasing; default 0 .. k-1.
         documents: of the keys, to be kept apart, as ``Documents`` or as a number for each key, [b, k] integers that do
             not fall; the queries are the last keys. Each document is attended to as if it came alone: no other is seen,

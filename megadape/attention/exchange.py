@@ -47,6 +47,8 @@ class Attention:
     mixer: DapeMixer | None
     positions: Tensor
     """[s], of the whole sequence; with documents [b, s], and not read here."""
+    counted: bool = False
+    """Whether they are 0, 1, 2, ..."""
     backend: str = AUTO
     dropout: float = 0.0
     documents: Documents | None = None
@@ -56,7 +58,8 @@ class Attention:
         self, q: Tensor, k: Tensor, v: Tensor, rows: slice, term: Term | None, mixer: DapeMixer | None, backend: str
     ) -> Tensor:
         """Attend with some rows of the sequence to all keys that they may see."""
-        alone, causal = self.documents is None, self.encoding.geometry.causal
+        given, causal = self.documents is None and not self.counted, self.encoding.geometry.causal
+        counted = rows.start if self.documents is None else None
         keys = rows.stop if causal else k.shape[2]
         return dape_attention(
             q,
@@ -67,8 +70,8 @@ class Attention:
             causal=causal,
             backend=backend,
             dropout=self.dropout,
-            query_positions=self.positions[rows] if alone else None,
-            key_positions=self.positions[:keys] if alone else None,
+            query_positions=self.positions[rows] if given else counted,
+            key_positions=self.positions[:keys] if given else None,
             documents=self.documents.first(keys) if self.documents is not None else None,
         )
 

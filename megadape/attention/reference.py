@@ -107,7 +107,7 @@ def explain(
     mixer: DapeMixer | None = None,
     causal: bool = True,
     scale: float | None = None,
-    query_positions: Tensor | None = None,
+    query_positions: Tensor | int | None = None,
     key_positions: Tensor | None = None,
 ) -> Logits:
     """What ``dape_attention`` would put into the softmax, for figures: (scores, bias, logits), not masked.

@@ -46,6 +46,10 @@ class Request:
     key_positions: Tensor
     """[k] integers."""
 
+    first: int | None = None
+    """The position of the first query, where positions are known to count up by one, those of keys from 0: a GPU need
+    not be waited for to see it. None: look at them."""
+
     documents: Documents | None = None
     """Of the keys, to be kept apart; the queries are the last keys then, and positions count along the whole
     sequence. None where each sequence is one document."""
@@ -85,6 +89,8 @@ class Request:
     def triangular(self) -> bool:
         """Whether, where causal, the last query sees all keys and each one before it one key less."""
         queries, keys = len(self.query_positions), len(self.key_positions)
+        if self.first is not None:
+            return 0 < queries <= keys and self.first == keys - queries
         if not 0 < queries <= keys or not torch.equal(self.query_positions, self.key_positions[keys - queries :]):
             return False
         return _rising(self.key_positions)
@@ -93,7 +99,11 @@ class Request:
     def lead(self) -> int | None:
         """How far the first query's position is past the first key's, where both count up by one; else None."""
         queries, keys = self.query_positions, self.key_positions
-        if not len(queries) or not len(keys) or not (_consecutive(queries) and _consecutive(keys)):
+        if not len(queries) or not len(keys):
+            return None
+        if self.first is not None:
+            return self.first
+        if not (_consecutive(queries) and _consecutive(keys)):
             return None
         return int(queries[0] - keys[0])
 
@@ -123,10 +133,18 @@ class Request:
         if isinstance(bias, Tensor):  # all spans of the cut are at one place then
             rows = slice(span.first_query, span.first_query + span.queries)
             bias = bias[:, rows, span.first_key : span.first_key + span.keys]
-        at_keys = torch.arange(cut.keys, device=self.device)
-        at_queries = at_keys[cut.keys - cut.queries :]
+        at_keys, first = torch.arange(cut.keys, device=self.device), cut.keys - cut.queries
+        at_queries = at_keys[first:]
         return replace(
-            self, q=q, k=k, v=v, bias=bias, query_positions=at_queries, key_positions=at_keys, documents=None
+            self,
+            q=q,
+            k=k,
+            v=v,
+            bias=bias,
+            query_positions=at_queries,
+            key_positions=at_keys,
+            first=first,
+            documents=None,
         )
 
 
@@ -154,7 +172,7 @@ def make_request(
     causal: bool = True,
     scale: float | None = None,
     dropout: float = 0.0,
-    query_positions: Tensor | None = None,
+    query_positions: Tensor | int | None = None,
     key_positions: Tensor | None = None,
     documents: Documents | Tensor | None = None,
 ) -> Request:
@@ -166,17 +184,12 @@ def make_request(
         raise AttentionError(f"dropout must be at least 0 and below 1, but is {dropout}")
     _check_mixer(q, mixer, bias)
     _check_bias(q, k, bias, causal)
-    at_keys = _read_positions("key_positions", key_positions, k)
-    if isinstance(bias, ContextualBias) and not _rising(at_keys):
+    matters = causal or isinstance(bias, ScoreBias | ContextualBias)
+    at_queries, at_keys, first = _place(query_positions, key_positions, q, k, matters=matters)
+    if key_positions is not None and isinstance(bias, ContextualBias) and not _rising(at_keys):
         raise AttentionError(f"key_positions must increase where {type(bias).__name__} counts along the keys")
-    at_queries = at_keys[max(0, k.shape[2] - q.shape[2]) :] if query_positions is None else query_positions
-    if query_positions is None and q.shape[2] > k.shape[2]:
-        if causal or isinstance(bias, ScoreBias | ContextualBias):
-            raise AttentionError(f"{q.shape[2]} queries cannot be the last of {k.shape[2]} keys: give query_positions")
-        at_queries = torch.arange(q.shape[2], device=q.device)  # nothing reads them
-    at_queries = _read_positions("query_positions", at_queries, q)
     scale = 1 / sqrt(q.shape[3]) if scale is None else scale
-    return Request(q, k, v, bias, mixer, causal, scale, dropout, at_queries, at_keys, documents)
+    return Request(q, k, v, bias, mixer, causal, scale, dropout, at_queries, at_keys, first, documents)
 
 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -241,6 +254,24 @@ def _rising(positions: Tensor) -> bool:
 
 def _consecutive(positions: Tensor) -> bool:
     return bool((positions.diff() == 1).all())
+
+
+def _place(
+    query_positions: Tensor | int | None, key_positions: Tensor | None, q: Tensor, k: Tensor, *, matters: bool
+) -> tuple[Tensor, Tensor, int | None]:
+    """Positions of queries and of keys, and ``Request.first``. ``matters``: whether anything reads them."""
+    queries, keys = q.shape[2], k.shape[2]
+    at_keys = _read_positions("key_positions", key_positions, k)
+    if isinstance(query_positions, Tensor):
+        return _read_positions("query_positions", query_positions, q), at_keys, None
+    first = max(0, keys - queries) if query_positions is None else query_positions
+    if query_positions is None and queries > keys and matters:
+        raise AttentionError(f"{queries} queries cannot be the last of {keys} keys: give query_positions")
+    if query_positions is None and queries <= keys:
+        at_queries = at_keys[first:]
+    else:
+        at_queries = torch.arange(first, first + queries, device=q.device)
+    return at_queries, at_keys, first if key_positions is None else None
 
 
 def _read_positions(name: str, positions: Tensor | None, x: Tensor) -> Tensor:

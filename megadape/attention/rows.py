@@ -54,8 +54,12 @@ class Rows:
 def take_rows(request: Request, first: int, end: int) -> Request:
     """The same call for queries first .. end - 1; where causal, keys end with the last that any of them may see."""
     query_positions = request.query_positions[first:end]
-    keys = request.k.shape[2]
-    if request.causal:
+    keys, at_first = request.k.shape[2], request.first
+    if at_first is not None:
+        at_first += first
+    if request.causal and at_first is not None:
+        keys = max(0, min(keys, at_first + end - first))
+    elif request.causal:
         seen = (request.key_positions <= query_positions.max()).nonzero()
         keys = int(seen[-1]) + 1 if len(seen) else 0
     bias = request.bias[:, first:end, :keys] if isinstance(request.bias, Tensor) else request.bias
@@ -67,4 +71,5 @@ def take_rows(request: Request, first: int, end: int) -> Request:
         bias=bias,
         query_positions=query_positions,
         key_positions=request.key_positions[:keys],
+        first=at_first,
     )

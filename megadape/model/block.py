@@ -99,6 +99,7 @@ class SelfAttention(DeclaredModule):
             encoding,
             self.mixer,
             layout.positions,
+            layout.counted,
             backend=self.settings.attention_backend,
             dropout=self.settings.attention_dropout if self.training else 0.0,
             documents=layout.documents,

@@ -28,6 +28,9 @@ class Layout:
     split: bool
     """Whether activations are split along the sequence over tensor-parallel ranks."""
 
+    counted: bool = False
+    """Whether ``positions`` are 0, 1, 2, ...; known without a look at them, for which a GPU would be waited for."""
+
     documents: Documents | None = None
     """Of the whole sequence, where they are kept apart."""
 
@@ -57,12 +60,12 @@ def make_layout(
     split = sharding.splits_sequence(length)
     if documents is None or documents.single:
         positions = encoding.positions(length, device, generator)
-        return Layout(positions, _own_rows(positions, sharding), split)
+        return Layout(positions, _own_rows(positions, sharding), split, encoding.counts)
     positions = documents.lay(lambda count: encoding.positions(count, device, generator))
     stretches: dict[int, Tensor] = {}
     if isinstance(encoding, RotaryEncoding):
         stretches = _find_stretches(documents, encoding.geometry.training_length, sharding, device)
-    return Layout(positions, _own_rows(positions, sharding), split, documents, stretches)
+    return Layout(positions, _own_rows(positions, sharding), split, False, documents, stretches)
 
 
 def rotate(encoding: RotaryEncoding, x: Tensor, layout: Layout) -> Tensor:

@@ -77,6 +77,9 @@ class PositionEncoding(DeclaredModule):
     directed: ClassVar[bool] = False
     """Whether ``geometry.causal`` changes what it computes: causal and bidirectional attention then need their own."""
 
+    counts: ClassVar[bool] = True
+    """Whether ``positions`` are 0, 1, 2, ...; False: they are drawn."""
+
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
         self.geometry = geometry

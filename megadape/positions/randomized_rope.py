@@ -41,6 +41,8 @@ class RandomizedRope(Rope):
     different lengths do not contain one another, so a cache of turned keys serves one length only.
     """
 
+    counts = False
+
     def __init__(self, geometry: Geometry, base: float, range_factor: int) -> None:
         super().__init__(geometry, base)
         self.range_factor = range_factor

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from megadape.adamw import build_adamw
+from megadape.adamw import AdamW
 
 RATE, BETAS, EPS = 1e-2, (0.9, 0.95), 1e-8
 ROOT = Path(__file__).parents[2]
@@ -50,8 +50,9 @@ def test_our_adamw_is_torchs_bit_for_bit() -> None:
     def groups(members: list[torch.nn.Parameter]) -> list[dict[str, object]]:
         return [{"params": members[:1], "weight_decay": 0.1}, {"params": members[1:], "weight_decay": 0.0}]
 
-    own = build_adamw(groups(ours), RATE, BETAS, EPS)
-    other = torch.optim.AdamW(groups(theirs), lr=RATE, betas=BETAS, eps=EPS, fused=True)
+    options = {"lr": RATE, "betas": BETAS, "eps": EPS, "fused": True}
+    own = AdamW(groups(ours), **options)
+    other = torch.optim.AdamW(groups(theirs), **options)
     for step in range(6):
         for mine, its in zip(ours[:2], theirs[:2], strict=True):
             mine.grad = torch.randn(mine.shape, generator=generator)
@@ -62,7 +63,7 @@ def test_our_adamw_is_torchs_bit_for_bit() -> None:
             optimizer.step()
             optimizer.zero_grad()
         if step == 3:
-            again = build_adamw(groups(ours), RATE, BETAS, EPS)
+            again = AdamW(groups(ours), **options)
             again.load_state_dict(own.state_dict())
             own = again
     for mine, its in zip(ours, theirs, strict=True):

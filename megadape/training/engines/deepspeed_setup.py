@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
+from megadape.adamw import AdamW
 from megadape.errors import ConfigurationError, TrainingError
 from megadape.model import GPT
 from megadape.parallel.group import Group
@@ -29,6 +30,10 @@ def import_deepspeed(device: torch.device) -> Any:  # noqa: ANN401
     # a shared-memory op that only inference uses; else a minute of compilation at every start, or an error without a
     # compiler
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # torch's own in all but its class, and DeepSpeed warns of every class that it does not know
+    known = deepspeed.runtime.zero.utils.ZERO_SUPPORTED_OPTIMIZERS
+    if AdamW not in known:
+        known.append(AdamW)
     return deepspeed
 
 
