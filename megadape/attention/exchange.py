@@ -26,9 +26,9 @@ from megadape.attention.gathering import all_heads, own_heads
 from megadape.attention.mixer import DapeMixer
 from megadape.attention.reference import Reference
 from megadape.errors import AttentionError
-from megadape.parallel.collectives import exchange, gather_along
 from megadape.parallel.deal import RowDeal
 from megadape.parallel.group import Group
+from megadape.parallel.overlap import Journey, start_exchange, start_gather
 from megadape.parallel.random import own_stream
 from megadape.parallel.sharding import Sharding
 from megadape.positions import ContextualBias, PositionEncoding, ScoreBias
@@ -125,21 +125,20 @@ class HeadMixing:
 
 @dataclass(frozen=True)
 class RowExchange:
-    """Each rank all heads for its rows."""
+    """Each rank all heads for its rows; what the late rows need travels while the early ones are computed, and what
+    came of these while the late ones are."""
 
     tp: Group
 
     def __call__(self, call: Attention) -> Tensor:
         """As in ``Exchange``."""
-        deal = RowDeal(call.q.shape[2], self.tp.size)
-        term = score_term(call.encoding)
-        encoding, mixer = all_heads(call.encoding if term is not None else None, call.mixer, self.tp)
-        q = heads_to_rows(call.q, deal, self.tp)
-        # keys and values in one collective
-        k, v = gather_along(self.tp, torch.stack((call.k, call.v)), 2)
-        with own_stream(self.tp, q.device, active=call.dropout > 0):
-            out = attend_rows(call, q, k, v, deal, self.tp.rank, score_term(encoding), mixer)
-        return rows_to_heads(out, deal, self.tp)
+
+        def gather_terms() -> tuple[Term | None, DapeMixer | None]:
+            adds = score_term(call.encoding) is not None
+            encoding, mixer = all_heads(call.encoding if adds else None, call.mixer, self.tp)
+            return score_term(encoding), mixer
+
+        return exchange_rows(call, self.tp, gather_terms)[0]
 
 
 @dataclass(frozen=True)
@@ -153,6 +152,42 @@ class RowContext:
         deal = RowDeal(call.positions.shape[-1], self.context.size)
         k, v = gather_rows(torch.stack((call.k, call.v)), deal, self.context, axis=3)
         return attend_rows(call, call.q, k, v, deal, self.context.rank, score_term(call.encoding), call.mixer)
+
+
+def exchange_rows(
+    call: Attention, tp: Group, find_terms: Callable[[], tuple[Term | None, DapeMixer | None]]
+) -> tuple[Tensor, Tensor]:
+    """All heads of a rank's rows, from its own heads of all rows, and back.
+
+    Args:
+        call: of the own heads.
+        tp: the ranks.
+        find_terms: encoding and mixer over all heads; called while queries, keys and values travel.
+
+    Returns:
+        [b, own heads, s, d], and the keys of all heads [b, h, s, d].
+    """
+    length = call.q.shape[2]
+    deal = RowDeal(length, tp.size)
+    # keys and values in one collective; those that the early rows of a causal model see come first
+    seen = deal.middle if call.encoding.geometry.causal else length
+    first, rest = torch.stack((call.k, call.v)).split([seen, length - seen], dim=3)
+    first_keys, queries, rest_keys = (
+        start_gather(tp, first, 2),
+        start_heads_to_rows(call.q, deal, tp),
+        start_gather(tp, rest, 2),
+    )
+    term, mixer = find_terms()
+    (keys,), q = first_keys.wait(), torch.cat(queries.wait(), dim=1)
+    early, late = deal.chunks(tp.rank)
+    q_early, q_late = q.split([early.stop - early.start, late.stop - late.start], dim=2)
+    with own_stream(tp, q.device, active=call.dropout > 0):
+        out = call.run(q_early, keys[0], keys[1], early, term, mixer, call.backend)
+        early_out = start_rows_to_heads(out, deal, tp, late=False)
+        keys = torch.cat((keys, *rest_keys.wait()), dim=3)
+        out = call.run(q_late, keys[0], keys[1], late, term, mixer, call.backend)
+    late_out = start_rows_to_heads(out, deal, tp, late=True)
+    return torch.cat([*early_out.wait(), *late_out.wait()[::-1]], dim=2), keys[0]
 
 
 def attend_rows(
@@ -175,20 +210,19 @@ def attend_rows(
     return torch.cat(outputs, dim=2)
 
 
-def heads_to_rows(x: Tensor, deal: RowDeal, group: Group) -> Tensor:
-    """[b, own heads, s, d] -> [b, h, own rows, d]."""
+def start_heads_to_rows(x: Tensor, deal: RowDeal, group: Group) -> Journey:
+    """[b, own heads, s, d] -> every rank's heads of the own rows: [b, heads, own rows, d] each."""
     batch, heads, _, width = x.shape
     parts = [deal.take(x, rank, axis=2) for rank in range(group.size)]
-    shape = batch, heads, deal.count(group.rank), width
-    return torch.cat(exchange(group, parts, [shape] * group.size), dim=1)
+    return start_exchange(group, parts, [(batch, heads, deal.count(group.rank), width)] * group.size)
 
 
-def rows_to_heads(x: Tensor, deal: RowDeal, group: Group) -> Tensor:
-    """[b, h, own rows, d] -> [b, own heads, s, d]."""
+def start_rows_to_heads(x: Tensor, deal: RowDeal, group: Group, *, late: bool) -> Journey:
+    """[b, h, own early or late rows, d] -> every rank's such rows of the own heads: [b, own heads, rows, d] each."""
     batch, heads, _, width = x.shape
-    parts = x.chunk(group.size, dim=1)
-    shapes = [(batch, heads // group.size, deal.count(rank), width) for rank in range(group.size)]
-    return deal.restore(list(exchange(group, parts, shapes)), axis=2)
+    runs = [deal.chunks(rank)[late] for rank in range(group.size)]
+    shapes = [(batch, heads // group.size, run.stop - run.start, width) for run in runs]
+    return start_exchange(group, x.chunk(group.size, dim=1), shapes)
 
 
 def gather_rows(x: Tensor, deal: RowDeal, group: Group, axis: int) -> Tensor:

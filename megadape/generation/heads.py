@@ -24,11 +24,10 @@ import torch
 from torch import Tensor
 
 from megadape.attention import DapeMixer, dape_attention
-from megadape.attention.exchange import Attention, attend_rows, heads_to_rows, rows_to_heads, score_term
+from megadape.attention.exchange import Attention, exchange_rows, score_term
 from megadape.attention.gathering import all_heads
 from megadape.generation.cache import LayerCache
 from megadape.generation.rows import choose_row
-from megadape.parallel.deal import RowDeal
 from megadape.parallel.group import Group
 from megadape.positions import PositionEncoding
 
@@ -105,14 +104,10 @@ class GatheredHeads:
     def _read_text(self, q: Tensor, k: Tensor, v: Tensor, cache: LayerCache, positions: Tensor) -> Tensor:
         """The row exchange, keeping the keys that it gathers."""
         assert q.shape[2] == len(positions), "values of other heads are not kept"
-        deal = RowDeal(q.shape[2], self.tp.size)
-        keys, values = self.tp.all_gather(torch.stack((k, v)), 2).unbind()
-        cache.write(keys, v, 0)
         call = Attention(q, k, v, self.own_encoding, self.own_mixer, positions)
-        rows = attend_rows(
-            call, heads_to_rows(q, deal, self.tp), keys, values, deal, self.tp.rank, self.term, self.mixer
-        )
-        return rows_to_heads(rows, deal, self.tp)
+        out, keys = exchange_rows(call, self.tp, lambda: (self.term, self.mixer))
+        cache.write(keys, v, 0)
+        return out
 
 
 def choose_attention(encoding: PositionEncoding, mixer: DapeMixer | None, tp: Group) -> CachedAttention:

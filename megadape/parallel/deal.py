@@ -25,6 +25,11 @@ class RowDeal:
         late = 2 * self.ranks - 1 - rank
         return slice(cuts[rank], cuts[rank + 1]), slice(cuts[late], cuts[late + 1])
 
+    @property
+    def middle(self) -> int:
+        """How many rows come before the late runs of all ranks."""
+        return self.chunks(self.ranks - 1)[0].stop
+
     def rows(self, rank: int) -> Tensor:
         """[n] integers, increasing: the rows of a rank."""
         return torch.cat([torch.arange(chunk.start, chunk.stop) for chunk in self.chunks(rank)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -13,6 +13,25 @@ from torch import distributed as dist
 # torch 2.13 has new names for these two and warns about the old ones
 _all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 _reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+
+
+@dataclass
+class Pending:
+    """A collective that may still go on."""
+
+    tensors: tuple[Tensor, ...]
+    """What comes: of its shapes already, its values there when ``wait`` has returned."""
+
+    work: dist.Work | None = field(default=None, repr=False)
+    sent: Tensor | None = field(default=None, repr=False)
+    """Kept until it has left."""
+
+    def wait(self) -> tuple[Tensor, ...]:
+        """What came; on a GPU the host goes on, and what it queues from here on waits."""
+        if self.work is not None:
+            self.work.wait()
+        self.work = self.sent = None
+        return self.tensors
 
 
 @dataclass(frozen=True)
@@ -42,22 +61,30 @@ class Group:
 
     def all_gather(self, x: Tensor, axis: int = 0) -> Tensor:
         """The ranks' tensors one after another along an axis."""
+        return self.start_all_gather(x, axis).wait()[0]
+
+    def start_all_gather(self, x: Tensor, axis: int = 0) -> Pending:
+        """``all_gather`` that goes on meanwhile."""
         if self.size == 1:
-            return x
+            return Pending((x,))
         lead = x.movedim(axis, 0).contiguous()
         out = lead.new_empty(self.size * lead.shape[0], *lead.shape[1:])
-        _all_gather(out, lead, group=self.handle)
-        return out.movedim(0, axis)
+        work = _all_gather(out, lead, group=self.handle, async_op=True)
+        return Pending((out.movedim(0, axis),), work, lead)
 
     def reduce_scatter(self, x: Tensor, axis: int = 0) -> Tensor:
         """This rank's share, along an axis, of the sum over the ranks; the axis must divide evenly."""
+        return self.start_reduce_scatter(x, axis).wait()[0]
+
+    def start_reduce_scatter(self, x: Tensor, axis: int = 0) -> Pending:
+        """``reduce_scatter`` that goes on meanwhile."""
         if self.size == 1:
-            return x
+            return Pending((x,))
         lead = x.movedim(axis, 0).contiguous()
         assert lead.shape[0] % self.size == 0, f"axis of {lead.shape[0]} over {self.size} ranks"
         out = lead.new_empty(lead.shape[0] // self.size, *lead.shape[1:])
-        _reduce_scatter(out, lead, group=self.handle)
-        return out.movedim(0, axis)
+        work = _reduce_scatter(out, lead, group=self.handle, async_op=True)
+        return Pending((out.movedim(0, axis),), work, lead)
 
     def all_to_all(self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
         """Give every rank its part and take one from each; parts may differ in shape.
@@ -66,14 +93,20 @@ class Group:
             parts: what each rank gets.
             shapes: of what each rank gives.
         """
+        return list(self.start_all_to_all(parts, shapes).wait())
+
+    def start_all_to_all(self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> Pending:
+        """``all_to_all`` that goes on meanwhile."""
         assert len(parts) == len(shapes) == self.size
         if self.size == 1:
-            return list(parts)
+            return Pending(tuple(parts))
         sizes = [torch.Size(shape).numel() for shape in shapes]
         sent = torch.cat([part.reshape(-1) for part in parts])
         received = sent.new_empty(sum(sizes))
-        dist.all_to_all_single(received, sent, sizes, [part.numel() for part in parts], group=self.handle)
-        return [flat.view(*shape) for flat, shape in zip(received.split(sizes), shapes, strict=True)]
+        given = [part.numel() for part in parts]
+        work = dist.all_to_all_single(received, sent, sizes, given, group=self.handle, async_op=True)
+        came = tuple(flat.view(*shape) for flat, shape in zip(received.split(sizes), shapes, strict=True))
+        return Pending(came, work, sent)
 
     def broadcast(self, x: Tensor, source: int = 0) -> Tensor:
         """One rank's tensor on all, in place."""
