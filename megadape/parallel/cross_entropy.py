@@ -99,6 +99,7 @@ class _MeanCrossEntropy(torch.autograd.Function):
             slopes = slopes.to(products)
             piece_grad.copy_(slopes @ table)
             weight_grad += slopes.mT @ piece
+            del slopes  # or they would be there beside the next chunk's logits
         ctx.save_for_backward(hidden_grad, weight_grad)
         ctx.tokens = len(hidden)
         return total / len(hidden)

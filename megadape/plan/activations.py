@@ -154,20 +154,35 @@ def kept_by_embedding(shape: Shape) -> int:
 
 
 def kept_by_loss(shape: Shape) -> int:
-    """Input and output of the final norm, softmax over the own vocabulary, bfloat16 copy of the output layer."""
+    """Input and output of the final norm, softmax over the own vocabulary, bfloat16 copy of the output layer; with a
+    loss in chunks the norm's input, and the gradients of its output and of the output layer, made already."""
     own = shape.vocabulary // shape.tp
+    if shape.loss_chunk:
+        return residual(shape) + FLOAT * (shape.tokens + own) * shape.hidden
     copy = shape.product * own * shape.hidden if shape.product < FLOAT else 0
     return residual(shape) + shape.product * shape.tokens * shape.hidden + FLOAT * shape.tokens * own + copy
 
 
 def passing_loss(shape: Shape) -> int:
     """Beside the softmax: its own gradient and the logits'; or, later, that of the output layer's weight."""
+    if shape.loss_chunk:
+        return _passing_chunk(shape)
     own, e = shape.vocabulary // shape.tp, shape.product
     logits, weight = shape.tokens * own, shape.hidden * own
     gradients = 2 * FLOAT * logits
     # softmax is gone by then; under autocast the weight's gradient is there in both precisions
     products = (e - FLOAT) * logits + e * shape.tokens * shape.hidden + (FLOAT if e == FLOAT else FLOAT + e) * weight
     return max(gradients, products)
+
+
+def _passing_chunk(shape: Shape) -> int:
+    """A chunk's logits and softmax, or its gradient of the output layer; or, later, both gradients times a factor."""
+    own, e = shape.vocabulary // shape.tp, shape.product
+    logits, weight = min(shape.loss_chunk, shape.tokens) * own, shape.hidden * own
+    half = e if e < FLOAT else 0
+    inputs = FLOAT * shape.tokens * shape.hidden + half * (shape.tokens * shape.hidden + weight)
+    chunk = inputs + max((2 * FLOAT + half) * logits, (FLOAT + half) * logits + e * weight)
+    return max(chunk, FLOAT * (shape.tokens * shape.hidden + weight))
 
 
 def passing_block(shape: Shape, *, pairs: bool) -> int:

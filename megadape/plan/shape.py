@@ -72,6 +72,9 @@ class Shape:
     attention_dropout: bool = False
     checkpointing: bool = False
 
+    loss_chunk: int = 0
+    """Tokens whose logits are held at once; 0: all of them."""
+
     @property
     def tokens(self) -> int:
         """n = b s."""
@@ -130,6 +133,7 @@ def shape_of(run: RunSettings, architecture: Architecture) -> Shape:
         dropout=model.dropout > 0,
         attention_dropout=model.attention_dropout > 0,
         checkpointing=training.activation_checkpointing,
+        loss_chunk=training.loss_chunk,
     )
 
 

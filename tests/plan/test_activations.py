@@ -24,7 +24,8 @@ VOCABULARY = 512
 def planned_run(
     layers: int, batch: int, length: int, width: int, positions: str, mixer: str, **more: Any
 ) -> PlannedRun:
-    model = {"num_layers": layers, "hidden_size": width, "num_heads": 4, "vocab_size": VOCABULARY}
+    words = more.pop("vocabulary", VOCABULARY)
+    model = {"num_layers": layers, "hidden_size": width, "num_heads": 4, "vocab_size": words}
     training = {"steps": 1, "sequence_length": length, "global_batch_size": batch, "micro_batch_size": batch}
     for key, value in more.items():
         (model if key in ("dropout", "attention_backend") else training)[key] = value
@@ -93,7 +94,9 @@ def measure_peak(arguments: tuple[Any, ...], more: dict[str, Any]) -> int:
     run = planned_run(*arguments, **more)
     training = run.training
     checkpointing = training.activation_checkpointing
-    model = build_gpt(run.architecture, seed=0, activation_checkpointing=checkpointing).train()
+    model = build_gpt(
+        run.architecture, seed=0, activation_checkpointing=checkpointing, loss_chunk=training.loss_chunk
+    ).train()
     forward(run, model, 1, 32).backward()
     gc.collect()
     library.malloc_trim(0)
@@ -111,8 +114,14 @@ def measure_peak(arguments: tuple[Any, ...], more: dict[str, Any]) -> int:
         ((12, 4, 512, 256, "kerple_log", "dape"), {"activation_checkpointing": True}),
         ((2, 4, 384, 256, "kerple_log", "dape"), {"attention_backend": "reference"}),
         ((3, 4, 384, 256, "rope", "none"), {"precision": "bf16"}),
+        ((1, 4, 512, 256, "rope", "none"), {"vocabulary": 20000}),
+        ((1, 4, 512, 256, "rope", "none"), {"vocabulary": 20000, "loss_chunk": 512}),
+        ((1, 4, 512, 256, "rope", "none"), {"vocabulary": 20000, "loss_chunk": 512, "precision": "bf16"}),
     ],
-    ids=["rope", "dape", "dape with checkpointing", "dape with pair tensors", "rope in bf16"],
+    ids=[
+        *("rope", "dape", "dape with checkpointing", "dape with pair tensors", "rope in bf16"),
+        *("many words", "many words in chunks", "many words in chunks in bf16"),
+    ],
 )
 def test_the_peak_is_within_a_fifth_of_what_a_process_has_resident(
     arguments: tuple[Any, ...], more: dict[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from dataclasses import replace
@@ -10,11 +11,24 @@ from typing import Any
 
 import pytest
 import torch
-from engine_worlds import RATE, Case, assert_equal, full_state, micro_batches, run_cases, start, tokens, train
+from engine_worlds import (
+    RATE,
+    Case,
+    Outcome,
+    assert_equal,
+    full_state,
+    micro_batches,
+    run_cases,
+    start,
+    tokens,
+    train,
+    unpack,
+)
 
 import megadape.config as config
 from megadape.errors import ConfigurationError
 from megadape.model.compiling import compile_model
+from megadape.testing import run_distributed
 from megadape.training.accelerator import (
     ALLOCATOR,
     ALLOCATOR_VARIABLES,
@@ -50,10 +64,18 @@ def test_fp16_in_chunks_scales_its_loss_as_ever() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_blocks_train_alike() -> None:
-    """Some twenty seconds, most of them in the C++ compiler. All layers share their code."""
+    """Some twenty seconds, most of them in the C++ compiler. All layers share their code, and both ranks of ZeRO."""
+    case = Case(loss_chunk=8, steps=2)
+    expected = train(case)
+    assert_equal(train_compiled(case), expected)
+    sharded = replace(case, engine="deepspeed", zero=2)
+    for packed in run_distributed(2, train_compiled_packed, sharded, timeout=240):
+        assert_equal(unpack(packed), expected)
+
+
+def train_compiled(case: Case) -> Outcome:
     from torch._dynamo.utils import counters
 
-    case = Case(loss_chunk=8, steps=2)
     model, engine, mesh = start(case)
     names = list(model.state_dict())
     compile_model(model)
@@ -62,9 +84,13 @@ def test_compiled_blocks_train_alike() -> None:
     assert counters["stats"]["unique_graphs"] == 3, "before attention, after it, and the loss of a chunk"
     assert not counters["graph_break"]
     assert list(model.state_dict()) == names
-    expected = train(case)
-    outcome = replace(expected, steps=steps, validation=float(engine.evaluate(tokens(1000))))
-    assert_equal(replace(outcome, state=full_state(model, engine, mesh)), expected)
+    return Outcome(steps, float(engine.evaluate(tokens(1000))), full_state(model, engine, mesh))
+
+
+def train_compiled_packed(case: Case) -> bytes:
+    packed = io.BytesIO()
+    torch.save(train_compiled(case), packed)
+    return packed.getvalue()
 
 
 def settings(*overrides: str) -> Any:
