@@ -52,8 +52,14 @@ def all_cores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that want all cores come first: one worker makes them one after the other, and none waits for another."""
-    items.sort(key=lambda item: "all_cores" not in getattr(item, "fixturenames", ()))
+    """Tests that want all cores come first: one worker makes them one after the other, and none waits for another. Then
+    the slow ones, lest the last of them be left to one worker while the other has nothing to do."""
+    items.sort(key=lambda item: ("all_cores" not in getattr(item, "fixturenames", ()), not is_slow(item)))
+
+
+def is_slow(item: pytest.Item) -> bool:
+    """Whether it is marked so."""
+    return item.get_closest_marker("slow") is not None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
