@@ -26,7 +26,8 @@ from torch import Tensor
 from torch import distributed as dist
 
 from megadape.attention import DapeMixer
-from megadape.attention.exchange import Attention, Exchange, choose_exchange
+from megadape.attention.call import Attention
+from megadape.attention.exchange import Exchange, choose_exchange
 from megadape.console import make_table
 from megadape.evaluation.output import write_table
 from megadape.machine import keep_freed_memory

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from megadape.attention import explain
-from megadape.attention.exchange import score_term
+from megadape.attention.call import score_term
 from megadape.errors import EvaluationError
 from megadape.evaluation.head_profiles import HeadProfile
 from megadape.evaluation.restore import restore_model

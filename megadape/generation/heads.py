@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from megadape.attention import DapeMixer, dape_attention
-from megadape.attention.exchange import Attention, exchange_rows, score_term
+from megadape.attention.call import Attention, score_term
 from megadape.attention.gathering import all_heads
+from megadape.attention.row_exchange import exchange_rows
 from megadape.generation.cache import LayerCache
 from megadape.generation.rows import choose_row
 from megadape.parallel.group import Group

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from megadape.attention import VARIANTS, DapeMixer, explain
-from megadape.attention.exchange import Term
+from megadape.attention.call import Term
 from megadape.attention.mixer import NEGATIVE_SLOPE
 from megadape.positions import DistanceBias
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from megadape.attention import DapeMixer
-from megadape.attention.exchange import Attention, choose_exchange
+from megadape.attention.call import Attention
+from megadape.attention.exchange import choose_exchange
 from megadape.model.layout import Layout, rotate
 from megadape.model.settings import ModelSettings
 from megadape.parallel.layers import ColumnParallelLinear, LayerNorm, RowParallelLinear, enter

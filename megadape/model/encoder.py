@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from megadape.attention import MixerSettings
-from megadape.attention.exchange import score_term
+from megadape.attention.call import score_term
 from megadape.model.block import Block, drop, small_init
 from megadape.model.layout import Layout, make_layout
 from megadape.model.settings import ModelSettings, check_heads

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from megadape.attention import Documents
-from megadape.attention.exchange import score_term
+from megadape.attention.call import score_term
 from megadape.errors import ConfigurationError
 from megadape.model.block import Block, Normalise, drop, small_init
 from megadape.model.layout import Layout, make_layout

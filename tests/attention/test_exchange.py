@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megadape.attention import DapeMixer
-from megadape.attention.exchange import Attention, choose_exchange
+from megadape.attention.call import Attention
+from megadape.attention.exchange import choose_exchange
 from megadape.errors import AttentionError
 from megadape.parallel.deal import RowDeal
 from megadape.parallel.group import Group

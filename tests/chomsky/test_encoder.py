@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from megadape.attention import MixerSettings
-from megadape.attention.exchange import Attention, Local, attend_rows, score_term
+from megadape.attention.call import Attention, score_term
+from megadape.attention.exchange import Local
+from megadape.attention.row_exchange import attend_rows
 from megadape.errors import AttentionError
 from megadape.model.block import Block
 from megadape.model.encoder import Encoder, EncoderArchitecture, EncoderSettings, build_encoder

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from megadape.model import Architecture, build_gpt
-from megadape.parallel.group import Group
+from megadape.parallel.group import Group, Pending
 from megadape.parallel.sharding import Sharding
 from megadape.plan.communication import (
     block_backward,
@@ -31,28 +31,29 @@ from megadape.testing import run_distributed
 @contextmanager
 def counting(counted: Counter[str]) -> Iterator[None]:
     """Count what every collective of the package brings to this rank, by the convention of the plan."""
-    methods = {name: getattr(Group, name) for name in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")}
+    names = ("all_reduce", "start_all_gather", "start_reduce_scatter", "start_all_to_all")
+    methods = {name: getattr(Group, name) for name in names}
 
     def reduce(group: Group, x: Tensor, *rest: Any, **named: Any) -> Tensor:
         counted["all-reduce"] += received("all-reduce", x.nbytes, group.size)
         return methods["all_reduce"](group, x, *rest, **named)
 
-    def gather(group: Group, x: Tensor, axis: int = 0) -> Tensor:
-        full = methods["all_gather"](group, x, axis)
-        counted["all-gather"] += full.nbytes - x.nbytes
-        return full
+    def gather(group: Group, x: Tensor, axis: int = 0) -> Pending:
+        pending: Pending = methods["start_all_gather"](group, x, axis)
+        counted["all-gather"] += pending.tensors[0].nbytes - x.nbytes
+        return pending
 
-    def scatter(group: Group, x: Tensor, axis: int = 0) -> Tensor:
-        own = methods["reduce_scatter"](group, x, axis)
-        counted["reduce-scatter"] += x.nbytes - own.nbytes
-        return own
+    def scatter(group: Group, x: Tensor, axis: int = 0) -> Pending:
+        pending: Pending = methods["start_reduce_scatter"](group, x, axis)
+        counted["reduce-scatter"] += x.nbytes - pending.tensors[0].nbytes
+        return pending
 
-    def exchange(group: Group, parts: Any, shapes: Any) -> list[Tensor]:
-        taken = methods["all_to_all"](group, parts, shapes)
-        counted["all-to-all"] += sum(part.nbytes for rank, part in enumerate(taken) if rank != group.rank)
-        return taken
+    def exchange(group: Group, parts: Any, shapes: Any) -> Pending:
+        pending: Pending = methods["start_all_to_all"](group, parts, shapes)
+        counted["all-to-all"] += sum(part.nbytes for rank, part in enumerate(pending.tensors) if rank != group.rank)
+        return pending
 
-    patched = {"all_reduce": reduce, "all_gather": gather, "reduce_scatter": scatter, "all_to_all": exchange}
+    patched = dict(zip(names, (reduce, gather, scatter, exchange), strict=True))
     for name, method in patched.items():
         setattr(Group, name, method)
     try:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from megadape.attention.exchange import Attention, score_term
+from megadape.attention.call import Attention, score_term
 from megadape.model import GPT
 from megadape.model.block import Block
 from megadape.model.gpt import at_least_float32
