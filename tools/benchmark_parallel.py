@@ -4,8 +4,8 @@
 
 Bytes are those that a rank receives in one forward and backward pass, counted at torch.distributed itself (ring
 algorithms: an all-reduce of n bytes over T ranks receives 2 (T-1)/T n), beside the formulas. Times are medians over
-rounds in which the forms take turns: the whole pass, and what is spent in each collective, waiting for the others
-included. Ranks are processes of this machine joined by gloo, one thread each.
+rounds in which the forms take turns: the whole pass, and what starting each collective takes and waiting for it, for
+the other ranks too. Ranks are processes of this machine joined by gloo, one thread each.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from megadape.attention.exchange import Exchange, choose_exchange
 from megadape.console import make_table
 from megadape.evaluation.output import write_table
 from megadape.machine import keep_freed_memory
-from megadape.parallel.group import Group
+from megadape.parallel.group import Group, Pending
 from megadape.parallel.mesh import Place, make_mesh
 from megadape.parallel.sharding import Mixing, Sharding
 from megadape.parallel.traffic import Traffic
@@ -152,25 +152,37 @@ class LayerPass:
 
 @contextmanager
 def timed(spent: dict[str, float]) -> Iterator[None]:
-    """Add what is spent in each of a group's collectives, for the length of a block."""
-    originals = {name: getattr(Group, name) for name in spent}
+    """Add what starting each of a group's collectives takes, and waiting for it, for the length of a block."""
+    methods = {name: name if name == "all_reduce" else f"start_{name}" for name in spent}
+    originals = {method: getattr(Group, method) for method in methods.values()}
+    wait, started = Pending.wait, dict[int, str]()
+
+    def clock(name: str, function: Callable[..., Any], *words: object) -> Any:  # noqa: ANN401
+        began = time.perf_counter()
+        result = function(*words)
+        spent[name] += time.perf_counter() - began
+        return result
 
     def clocked(name: str) -> Callable[..., Any]:
-        def call(*args: object) -> object:
-            started = time.perf_counter()
-            result = originals[name](*args)
-            spent[name] += time.perf_counter() - started
+        def start(*words: object) -> object:
+            result = clock(name, originals[methods[name]], *words)
+            started[id(result)] = name
             return result
 
-        return call
+        return start
 
-    for name in originals:
-        setattr(Group, name, clocked(name))
+    def waited(pending: Pending) -> object:
+        return clock(started[id(pending)], wait, pending)
+
+    for name, method in methods.items():
+        setattr(Group, method, clocked(name))
+    Pending.wait = waited  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        for name, original in originals.items():
-            setattr(Group, name, original)
+        Pending.wait = wait  # type: ignore[method-assign]
+        for method, original in originals.items():
+            setattr(Group, method, original)
 
 
 def rows_of(measurements: list[Measurement]) -> list[list[str]]:
