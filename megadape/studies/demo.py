@@ -87,7 +87,7 @@ class Size:
 
 
 FULL = Size(steps=500, vocabulary=512, tokenizer_bytes=4_000_000, sequences=8)
-QUICK = Size(steps=60, vocabulary=512, tokenizer_bytes=1_000_000, sequences=2)
+QUICK = Size(steps=120, vocabulary=512, tokenizer_bytes=1_000_000, sequences=2)
 
 
 @dataclass(frozen=True)

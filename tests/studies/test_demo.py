@@ -95,5 +95,5 @@ def test_the_whole_demo_on_a_text_of_ones_own(tmp_path: Path) -> None:
     assert extra == 4 * (32 * 8 + 32 + 4 * 32 + 4)
     for name in ("report.html", "report.md", "extrapolation.png", "extrapolation.csv", "heads.png", "heads.csv"):
         assert (out / name).stat().st_size > 100
-    assert (out / "runs/rope/metrics.jsonl").read_text().count("\n") == 60
+    assert (out / "runs/rope/metrics.jsonl").read_text().count("\n") == 120
     assert "now try:" in result.stdout

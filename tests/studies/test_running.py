@@ -96,7 +96,7 @@ def test_a_study_killed_at_random_moments_ends_as_one_that_never_was(tmp_path: P
         process = subprocess.Popen(
             command("run", broken), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
-        time.sleep(draws.uniform(2, 9))
+        time.sleep(draws.uniform(3, 14))
         # the parent alone, whose runs must notice; or all of it, as by a lost node
         if number % 2:
             os.kill(process.pid, signal.SIGKILL)

@@ -16,7 +16,7 @@ from megadape.training.engines.base import build_engine
 from megadape.training.pipeline.placement import part_of
 from megadape.training.settings import TrainingSettings
 
-STEPS, BATCH, LENGTH = 6, 8, 16
+STEPS, BATCH, LENGTH = 10, 8, 16
 MODELS = [(kind, mixer) for kind in ("rope", "alibi", "kerple_log", "fire", "t5") for mixer in ("none", "dape")]
 RICHEST = [("kerple_log", "dape"), ("t5", "dape")]
 Layout = tuple[int, int, int]

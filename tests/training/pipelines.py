@@ -24,7 +24,7 @@ from megadape.training.engines.base import Engine, StepResult, build_engine
 from megadape.training.pipeline.placement import part_of
 from megadape.training.settings import TrainingSettings
 
-LENGTH, BATCH, VOCABULARY, STEPS = 16, 8, 64, 3
+LENGTH, BATCH, VOCABULARY, STEPS = 16, 8, 64, 5
 RATE = 1e-3
 Arrays = dict[str, NDArray[np.float32]]
 """Not tensors: those would be passed by handles to a process that may be gone."""

@@ -1,4 +1,4 @@
-"""Every layout trains the model that one process trains: losses of six steps and the final parameters, in float32.
+"""Every layout trains the model that one process trains: losses of ten steps and the final parameters, in float32.
 
 All factorings of 2 and 4 ranks, plain torch and DeepSpeed's ZeRO 0 to 3; 8 ranks once (slow: about 15 s).
 """

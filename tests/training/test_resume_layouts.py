@@ -27,7 +27,7 @@ from megadape.training.pipeline.placement import part_of
 
 pytestmark = [pytest.mark.usefixtures("all_cores"), pytest.mark.timeout(900)]
 
-MODEL, BEFORE, AFTER = ("t5", "dape"), 3, 3
+MODEL, BEFORE, AFTER = ("t5", "dape"), 5, 5
 Case = tuple[tuple[int, int, int], str, dict[str, Any]]
 
 
