@@ -7,7 +7,8 @@ row-parallel layer: every rank would count it. So each pair forward/backward is 
     reduce_from     all-reduce        / identity         partial results leave it
     gather_along    all-gather        / reduce-scatter   a sharded tensor enters a region that needs all of it
     scatter_along   reduce-scatter    / all-gather       partial results leave to a sharded tensor
-    exchange        all-to-all        / all-to-all       the shard axis changes
+
+Those that go on while a rank computes, the all-to-all among them, are in ``overlap``.
 
 All ranks of the group must call them in the same order; autograd then runs the backward collectives in the same order,
 too. At size 1 each returns its input.
@@ -15,15 +16,12 @@ too. At size 1 each returns its input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from megadape.parallel.group import Group
-
-Shapes = Sequence[Sequence[int]]
 
 
 class _Copy(torch.autograd.Function):
@@ -74,17 +72,6 @@ class _Scatter(torch.autograd.Function):
         return None, None, ctx.group.all_gather(grad, ctx.axis)
 
 
-class _Exchange(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, group: Group, shapes: Shapes, *parts: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
-        ctx.group, ctx.shapes = group, [part.shape for part in parts]
-        return tuple(group.all_to_all(parts, shapes))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        return None, None, *ctx.group.all_to_all(grads, ctx.shapes)
-
-
 def copy_to(group: Group, *tensors: Tensor) -> tuple[Tensor, ...]:
     """Replicated tensors, used by every rank for its own part: their gradients are summed over the ranks."""
     if group.size == 1 or not tensors:
@@ -115,11 +102,3 @@ def scatter_along(group: Group, x: Tensor, axis: int) -> Tensor:
         return x
     own: Tensor = _Scatter.apply(group, axis, x)
     return own
-
-
-def exchange(group: Group, parts: Sequence[Tensor], shapes: Shapes) -> tuple[Tensor, ...]:
-    """Give every rank its part and take one from each; ``shapes`` are those of what comes."""
-    if group.size == 1:
-        return tuple(parts)
-    received: tuple[Tensor, ...] = _Exchange.apply(group, shapes, *parts)
-    return received

@@ -86,17 +86,13 @@ class Group:
         work = _reduce_scatter(out, lead, group=self.handle, async_op=True)
         return Pending((out.movedim(0, axis),), work, lead)
 
-    def all_to_all(self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Give every rank its part and take one from each; parts may differ in shape.
+    def start_all_to_all(self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> Pending:
+        """Give every rank its part and take one from each, meanwhile; parts may differ in shape.
 
         Args:
             parts: what each rank gets.
             shapes: of what each rank gives.
         """
-        return list(self.start_all_to_all(parts, shapes).wait())
-
-    def start_all_to_all(self, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> Pending:
-        """``all_to_all`` that goes on meanwhile."""
         assert len(parts) == len(shapes) == self.size
         if self.size == 1:
             return Pending(tuple(parts))

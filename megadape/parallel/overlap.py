@@ -108,5 +108,5 @@ def start_gather(group: Group, x: Tensor, axis: int) -> Journey:
 
 
 def start_exchange(group: Group, parts: Sequence[Tensor], shapes: Sequence[Sequence[int]]) -> Journey:
-    """As ``collectives.exchange``: every rank is given its part; ``shapes`` are those of what comes."""
+    """Give every rank its part and take one from each: the shard axis changes; ``shapes`` are those of what comes."""
     return Journey(_Exchange(group, [part.shape for part in parts], shapes), parts)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from megadape.parallel.collectives import exchange, gather_along
+from megadape.parallel.collectives import gather_along
 from megadape.parallel.group import ALONE, Group, Pending
 from megadape.parallel.mesh import Place, join_group
 from megadape.parallel.overlap import start_exchange, start_gather
@@ -52,7 +52,7 @@ def run(group: Group, log: list[str], *, meanwhile: bool) -> tuple[Tensor, ...]:
         out = (Compute.apply(log, other).sum(), *back.wait())
     else:
         worked, other = Compute.apply(log, gather_along(group, x, 1)), gather_along(group, y, 0)
-        out = (Compute.apply(log, other).sum(), *exchange(group, parts(worked), taken))
+        out = (Compute.apply(log, other).sum(), *start_exchange(group, parts(worked), taken).wait())
     log.append("backward")
     grads = torch.autograd.grad(sum(each.sin().sum() for each in out), (x, y))
     return *(each.detach() for each in out), *grads

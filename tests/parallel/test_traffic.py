@@ -8,9 +8,10 @@ import torch
 from torch import distributed as dist
 from torch.utils.checkpoint import checkpoint
 
-from megadape.parallel.collectives import copy_to, exchange, gather_along, reduce_from, scatter_along
+from megadape.parallel.collectives import copy_to, gather_along, reduce_from, scatter_along
 from megadape.parallel.group import Group
 from megadape.parallel.mesh import Place, join_group
+from megadape.parallel.overlap import start_exchange
 from megadape.parallel.traffic import Row, Traffic
 from megadape.testing import run_distributed
 
@@ -32,7 +33,7 @@ def through_group() -> dict[str, list[tuple[str, int, int, int]]]:
 
     def all_to_all() -> None:
         # rank r gives rank t (r + 1) numbers: each gets 1, 2 and 3
-        group.all_to_all([torch.ones(group.rank + 1)] * RANKS, [(1,), (2,), (3,)])
+        group.start_all_to_all([torch.ones(group.rank + 1)] * RANKS, [(1,), (2,), (3,)]).wait()
 
     def pass_on() -> None:
         if group.rank == 0:
@@ -97,7 +98,7 @@ def under_autograd() -> dict[str, list[tuple[str, int, int, int]]]:
 
     def swap(x: torch.Tensor) -> torch.Tensor:
         # rank r gives r + 1 rows to each
-        return torch.cat(exchange(group, x.split(group.rank + 1), shapes))
+        return torch.cat(start_exchange(group, x.split(group.rank + 1), shapes).wait())
 
     def recomputed(x: torch.Tensor) -> torch.Tensor:
         return checkpoint(lambda y: gather_along(group, y, 0).square() ** 2, x, use_reentrant=False)

@@ -150,10 +150,8 @@ def train(case: Case, state: EngineState | None = None) -> Outcome:
 
 
 def train_all(cases: dict[str, Case]) -> bytes:
-    """Several cases, one after another, on this rank; packed, since a tensor would outlive its process."""
-    packed = io.BytesIO()
-    torch.save({name: train(case) for name, case in cases.items()}, packed)
-    return packed.getvalue()
+    """Several cases, one after another, on this rank."""
+    return pack({name: train(case) for name, case in cases.items()})
 
 
 def run_cases(ranks: int, cases: dict[str, Case]) -> dict[str, Outcome]:
@@ -162,8 +160,15 @@ def run_cases(ranks: int, cases: dict[str, Case]) -> dict[str, Outcome]:
     return outcomes
 
 
+def pack(value: Any) -> bytes:
+    """For another process: a tensor as it is would outlive its own."""
+    packed = io.BytesIO()
+    torch.save(value, packed)
+    return packed.getvalue()
+
+
 def unpack(packed: bytes) -> Any:
-    """What a rank packed with ``torch.save``."""
+    """What a rank packed."""
     return torch.load(io.BytesIO(packed), weights_only=False)
 
 

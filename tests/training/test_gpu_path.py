@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 from dataclasses import replace
@@ -18,6 +17,7 @@ from engine_worlds import (
     assert_equal,
     full_state,
     micro_batches,
+    pack,
     run_cases,
     start,
     tokens,
@@ -88,9 +88,7 @@ def train_compiled(case: Case) -> Outcome:
 
 
 def train_compiled_packed(case: Case) -> bytes:
-    packed = io.BytesIO()
-    torch.save(train_compiled(case), packed)
-    return packed.getvalue()
+    return pack(train_compiled(case))
 
 
 def settings(*overrides: str) -> Any:
